@@ -1,0 +1,30 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: app test lint notebooks clean
+
+app: $(VENV)/.installed  ## Open the app on the checkpoint that ships with the project
+	$(RUN) app.py $(ARGS)
+
+test: $(VENV)/.installed-dev  ## Run all tests
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev  ## Check style and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+notebooks: $(VENV)/.installed  ## Open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab notebooks
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

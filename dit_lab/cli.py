@@ -1,0 +1,54 @@
+"""The command line: `python -m dit_lab COMMAND`, or `dit_lab COMMAND` once installed.
+
+A command is a typed function in a module of its own, which is imported only when the command runs.
+"""
+
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+
+COMMANDS = {
+    "train": ("dit_lab.run", "train_command", "train a DiT on pictures, or resume a run"),
+    "sample": ("dit_lab.draw", "sample_command", "draw pictures with a checkpoint"),
+    "convert": ("dit_lab.convert", "convert_command", "convert a checkpoint between formats"),
+    "count": ("dit_lab.count", "count_command", "count parameters and multiply-accumulates, part by part"),
+}
+
+
+def main() -> None:
+    """Run one command; a mistake in its input is one sentence on standard error and exit code 2."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        stop(f"there is no command {name!r}{hint} The commands are {', '.join(COMMANDS)}.", 2)
+    else:
+        run(name, rest)
+
+
+def run(name: str, arguments: list[str]) -> None:
+    """Import a command, read its arguments from its signature, and call it."""
+    import tyro
+
+    module, function, _ = COMMANDS[name]
+    try:
+        tyro.cli(getattr(import_module(module), function), prog=f"dit_lab {name}", args=arguments)
+    except (ValueError, OSError) as error:
+        stop(str(error), 2)
+    except KeyboardInterrupt:
+        stop("interrupted", 130)
+
+
+def stop(sentence: str, code: int) -> None:
+    """Leave with a sentence on standard error."""
+    print(f"dit_lab: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+def usage() -> str:
+    """The list of commands."""
+    lines = [f"  {name:<9} {what}" for name, (_, _, what) in COMMANDS.items()]
+    head = "usage: dit_lab COMMAND [OPTIONS]\n\nLearn, train and look inside diffusion transformers."
+    return "\n".join([head, "", "commands:", *lines, "", "dit_lab COMMAND --help shows a command's options."])

@@ -1,0 +1,38 @@
+"""Writing files so that a reader never meets half of one: beside the place first, then renamed into it."""
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+
+@contextmanager
+def atomic(path: str | Path):
+    """Yield a path beside `path` to write to; on success it becomes `path`, on any failure it is removed.
+
+    Killed half-way, the process leaves the old file as it was and a `.partial` file that nothing reads.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with open(partial, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | Path, tensors: dict, about: dict) -> None:
+    """Write a safetensors file atomically, `about` as JSON in its metadata under the key `dit_lab`."""
+    with atomic(path) as partial:
+        metadata = {"format": "pt", "dit_lab": json.dumps(about)}
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+
+
+def write_json(path: str | Path, content) -> None:
+    """Write indented JSON atomically."""
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,66 @@
+"""The folder of a training run: a checkpoint that `load` opens, the state to resume from, and the loss log.
+
+The state is written last, so it is what says how far a run came: killed anywhere before, the run repeats the steps
+since the state before it, and writes the same model and the same log lines again.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from dit_lab.checkpoints import save
+from dit_lab.files import atomic
+from dit_lab.state import TrainState
+
+STATE, LOG = "state.safetensors", "log.jsonl"
+
+
+def open_folder(out: Path, state: TrainState, run: dict, resume: bool) -> None:
+    """Restore `state` from the folder (`resume`), or make sure that a fresh run overwrites nothing.
+
+    What a killed run half wrote is cleared away. Raises ValueError, in one sentence, on a folder that does not fit.
+    """
+    if resume:
+        if not (out / STATE).is_file():
+            raise ValueError(f"there is nothing to resume in {out}: it has no {STATE}")
+        state.restore(out / STATE, run)
+    elif held := next((name for name in (STATE, "model.safetensors") if (out / name).exists()), None):
+        raise ValueError(f"{out} already holds a run ({held}); continue it with --resume or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(".*.partial"):
+        leftover.unlink()
+    trim(out / LOG, state.step)
+
+
+def checkpoint(out: Path, state: TrainState, run: dict, labels: list[str]) -> None:
+    """Write the averaged model as a checkpoint, then the state to resume from, each file whole or not at all."""
+    save(out, state.ema, labels=labels, codec_hint="pixels", extra={"trained_steps": state.step})
+    state.save(out / STATE, run)
+
+
+def log(out: Path, state: TrainState) -> None:
+    """Add the mean figures of the steps since the last line as one JSON line, and start the next."""
+    names = state.recent[0]
+    means = {name: round(sum(step[name] for step in state.recent) / len(state.recent), 6) for name in names}
+    with open(out / LOG, "a") as file:
+        file.write(json.dumps({"step": state.step, **means}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    state.recent = []
+
+
+def trim(path: Path, step: int) -> None:
+    """Drop the log's lines after `step`, which a resumed run writes again, and a last line cut in half."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines(keepends=True) if line_step(line) <= step]
+    with atomic(path) as partial:
+        partial.write_text("".join(kept))
+
+
+def line_step(line: str) -> float:
+    """The step of a log line; infinity for half a line."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,128 @@
+"""The command line: quick help, typos, and one sentence with exit code 2 for bad input."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dit_lab import cli
+from dit_lab.checkpoints import save
+from dit_lab.presets import build
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command line here; returns its exit code, what it printed and what it complained."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dit_lab", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_help_lists_the_commands_without_loading_torch():
+    show = "import sys; from dit_lab.cli import main; main(); sys.exit('torch' in sys.modules)"
+    here = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", show, "--help"], env=here, capture_output=True, text=True)
+    assert done.returncode == 0 and all(name in done.stdout for name in cli.COMMANDS)
+
+
+def test_no_command_shows_the_help(command):
+    code, said, _ = command()
+    assert code == 0 and "usage: dit_lab COMMAND" in said
+
+
+def test_a_typo_lists_the_commands(command):
+    code, _, complaint = command("trian")
+    assert code == 2 and "did you mean train? The commands are train, sample" in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_every_command_is_there_and_shows_its_options(command):
+    for name, (module, function, _) in cli.COMMANDS.items():
+        assert getattr(import_module(module), function).__doc__
+        code, said, _ = command(name, "--help")
+        assert code == 0 and f"usage: dit_lab {name}" in said
+
+
+def test_train_shows_every_choice(command):
+    _, said, _ = command("train", "--help")
+    for word in ["DiT-S/2", "in_context", "cross_attention", "adaln_zero", "cosine", "--mirror", "--resume", "fp32"]:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--preset", "DiT-huge/2", "DiT-huge/2"),
+        ("--block", "sideways", "cross_attention"),
+        ("--steps", "0", "steps must be at least 1, not 0"),
+        ("--dim", "30", "dim must be a multiple of 4"),
+        ("--heads", "5", "5 heads do not divide"),
+        ("--data", "./nowhere", "there is no folder ./nowhere"),
+        ("--device", "abacus", "there is no device 'abacus' here"),
+        ("--size", "-2", "size must be at least 1"),
+        ("--size", "9", "multiples of patch_size 4"),
+    ],
+)
+def test_bad_input_is_told_and_leaves_nothing(option, value, told, command, tmp_path):
+    out = tmp_path / "run"
+    code, _, complaint = command("train", "--out", out, option, value)
+    assert code == 2 and told in complaint and "Traceback" not in complaint and not out.exists()
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    model = build("DiT-nano/4", dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
+    return save(tmp_path / "model", model, labels=list("0123456789"), codec_hint="pixels")
+
+
+def test_sample_draws_a_grid_that_its_seed_fixes(checkpoint, command, tmp_path):
+    draw = ["sample", checkpoint, "--labels", 7, 7, 3, "--steps", 3, "--cfg-scale", 2.0, "--device", "cpu", "--out"]
+    for name, seed in ("a.png", 1), ("b.png", 1), ("c.png", 2):
+        code, _, complaint = command(*draw, tmp_path / name, "--seed", seed)
+        assert code == 0, complaint
+    a, b, c = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png"))
+    assert a.shape == (16, 16, 3) and (a == b).all() and (a != c).any()
+    assert (a[8:, 8:] == 255).all()
+
+
+def test_sample_writes_a_trace_that_opens(checkpoint, command, tmp_path):
+    from dit_lab.trajectory import Trajectory
+
+    trace = tmp_path / "t.safetensors"
+    code, _, complaint = command(
+        "sample", checkpoint, "--labels", 7, "--steps", 3, "--out", tmp_path / "a.png", "--trace", trace
+    )
+    assert code == 0, complaint
+    assert Trajectory.load(trace).labels == [7]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--labels", 11, "--out", "a.png"], "from 0 to 10"),
+        (["--labels", 1, "--out", "a.jpg"], "a .png file"),
+        (["--labels", 1, "--out", "a.png", "--steps", 0], "steps must be"),
+        (["--labels", 1, "--out", "a.png", "--eta", 3], "eta must be between 0 and 1"),
+    ],
+)
+def test_sample_tells_bad_input(options, told, checkpoint, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, complaint = command("sample", checkpoint, *options)
+    assert code == 2 and told in complaint and "Traceback" not in complaint and not list(tmp_path.glob("a.*"))

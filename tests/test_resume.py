@@ -1,0 +1,207 @@
+"""A killed or stopped run continues bit for bit: real processes, real signals."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dit_lab.cli import run
+
+# The server imports what is slow once; each run is a process of its own, forked from it, that a signal really kills.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["dit_lab.run", "sklearn.datasets", "torch._dynamo"])
+STEPS = 12
+COMMAND = ["--preset", "DiT-nano/8", "--depth", "1", "--dim", "32", "--batch-size", "4", "--warmup", "5"]
+
+
+def start(out, *more, die_at=None):
+    """Start a training process, which kills itself within its `die_at`-th write, and return it."""
+    process = processes.Process(target=child, args=([*COMMAND, "--out", str(out), *more], die_at))
+    process.start()
+    return process
+
+
+def child(arguments, die_at):
+    """In the new process: train, with SIGKILL at a chosen point of writing files."""
+    torch.set_num_threads(1)  # so small a model only waits for more
+    if die_at is not None:
+        points = iter(range(1, 10**9))
+        for name in "fsync", "replace":
+            setattr(os, name, deadly(getattr(os, name), points, die_at))
+    run("train", arguments)
+
+
+def deadly(function, points, die_at):
+    """`function`, killing the process instead at its turn."""
+
+    def wrapped(*arguments):
+        if next(points) == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+
+    return wrapped
+
+
+def finish(process):
+    """Wait for a process; its exit code is minus the signal that killed it."""
+    process.join(timeout=240)
+    assert process.exitcode is not None, "the run hangs"
+    return process.exitcode
+
+
+def options(steps=STEPS, save_every=1):
+    return ["--steps", str(steps), "--save-every", str(save_every)]
+
+
+def same(run, other):
+    """Assert that two finished runs are equal: model, EMA, optimiser, step, and the loss log but for its speed."""
+    for name in "state.safetensors", "model.safetensors":
+        ours, theirs = load_file(run / name), load_file(other / name)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key].equal(theirs[key]) for key in ours)
+    assert (run / "config.json").read_text() == (other / "config.json").read_text()
+    assert losses(run) == losses(other)
+    assert not list(run.glob(".*.partial"))
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert finish(start(out, *options())) == 0
+    return out
+
+
+def test_a_run_killed_at_every_point_of_writing_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
+    out, resume = tmp_path / "run", []
+    for die_at in range(1, 12):  # a checkpoint has six points: before each of three files is flushed, and is renamed
+        assert finish(start(out, *options(), *resume, die_at=die_at)) == -signal.SIGKILL
+        resume = ["--resume"] if (out / "state.safetensors").exists() else []
+        if not resume:  # killed within its first checkpoint: nothing to continue from
+            for file in out.glob("*"):
+                file.unlink()
+    assert finish(start(out, *options(), *resume)) == 0
+    same(out, uninterrupted)
+
+
+def test_a_run_killed_at_random_moments_ends_as_the_uninterrupted_one(tmp_path):
+    steps, moments, kills = 110, random.Random(0), 0  # far enough for two lines of the log and a third
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert finish(start(whole, *options(steps, save_every=7))) == 0
+    resume = []
+    for _ in range(4):
+        process = start(out, *options(steps, save_every=7), *resume)
+        await_progress(process, out)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        kills += finish(process) == -signal.SIGKILL
+        resume = ["--resume"]
+    assert kills, "every run was over before it could be killed"
+    assert finish(start(out, *options(steps, save_every=7), *resume)) == 0
+    same(out, whole)
+    assert [line["step"] for line in losses(out)] == [50, 100, 110]
+
+
+def await_progress(process, out):
+    """Wait until a process has written a new state, or ended."""
+    state = out / "state.safetensors"
+    before = state.stat().st_mtime_ns if state.exists() else None
+    while process.is_alive() and (not state.exists() or state.stat().st_mtime_ns == before):
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_polite_signal_saves_the_step_it_came_in(name, code, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    process = start(out, *options(10**6, save_every=10**6))
+    while process.is_alive() and not (out / "log.jsonl").exists():  # 50 steps are done
+        time.sleep(0.01)
+    os.kill(process.pid, getattr(signal, name))
+    assert finish(process) == code
+    [state] = out.glob("state.safetensors")
+    done = json.loads((out / "config.json").read_text())["trained_steps"]
+    assert done >= 50 and load_file(state)
+    total = done + 3
+    assert finish(start(out, *options(total, save_every=10**6), "--resume")) == 0
+    whole = tmp_path / "whole"
+    assert finish(start(whole, *options(total, save_every=10**6))) == 0
+    same(out, whole)
+
+
+def test_a_finished_run_can_be_given_more_steps(uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    assert finish(start(out, *options(5, save_every=2))) == 0
+    assert finish(start(out, *options(), "--resume")) == 0
+    ours, theirs = load_file(out / "state.safetensors"), load_file(uninterrupted / "state.safetensors")
+    assert all(ours[key].equal(theirs[key]) for key in theirs)
+    assert [line["step"] for line in losses(out)] == [5, 12]
+
+
+@pytest.fixture
+def command(capsys):
+    """Run the train command here; returns its exit code and what it said on standard error."""
+
+    def call(*arguments):
+        code = 0
+        with contextlib.suppress(SystemExit):
+            code = 2
+            run("train", [*COMMAND, *map(str, arguments)])
+            code = 0
+        return code, capsys.readouterr().err.strip().splitlines()[-1:]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--seed", "1"], "option seed 0 (now 1)"),
+        (["--batch-size", "5"], "option batch_size 4 (now 5)"),
+        (["--block", "adaln"], "model block adaln_zero (now adaln)"),
+        (["--split", "test"], "data pictures 1498 (now 299)"),
+    ],
+)
+def test_resuming_with_other_options_is_refused_by_name(changed, told, uninterrupted, command):
+    code, [said] = command("--out", uninterrupted, *options(), "--resume", *changed)
+    assert code == 2 and told in said
+
+
+def test_resuming_where_nothing_is_says_so(tmp_path, command):
+    code, [said] = command("--out", tmp_path, *options(), "--resume")
+    assert code == 2 and said == f"dit_lab: there is nothing to resume in {tmp_path}: it has no state.safetensors"
+
+
+def test_a_folder_with_a_run_is_not_overwritten(uninterrupted, command):
+    before = (uninterrupted / "state.safetensors").read_bytes()
+    code, [said] = command("--out", uninterrupted, *options())
+    assert code == 2 and "already holds a run (state.safetensors); continue it with --resume" in said
+    assert (uninterrupted / "state.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("broken", [b"", b"not a state", None])
+def test_a_broken_state_is_one_sentence(broken, uninterrupted, tmp_path, command):
+    whole = (uninterrupted / "state.safetensors").read_bytes()
+    (tmp_path / "state.safetensors").write_bytes(whole[: len(whole) // 2] if broken is None else broken)
+    code, [said] = command("--out", tmp_path, *options(), "--resume")
+    assert code == 2 and "is not a training state that can be continued from" in said
+
+
+def test_a_diverging_run_stops_with_the_step_named_and_keeps_the_last_checkpoint(tmp_path, capsys):
+    arguments = [*COMMAND, "--out", str(tmp_path / "run"), *options(50), "--lr", "1e30"]
+    with pytest.raises(SystemExit) as left:
+        run("train", arguments)
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert left.value.code == 1
+    assert " at step " in said and "stays in" in said and "Traceback" not in said
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())

@@ -1,0 +1,220 @@
+"""A sampling run that can be looked into afterwards: kilobytes of x_t a step, and one forward replayed on demand.
+
+A guided run of DiT-XL/2 has gigabytes of attention maps. A `Trajectory` keeps none: it holds what the network was given
+at every step, runs that one step again, and computes the rows that somebody asks for.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from einops import rearrange, reduce
+from torch import nn
+
+from dit_lab.blocks import BLOCKS
+from dit_lab.dit import DiTConfig
+from dit_lab.sampling import Step, sample, whole_labels
+from dit_lab.trace import Seen, TraceError, modulation_of, place, watch
+from dit_lab.trajectory_file import OPTIONS, check_parts, read_parts, write_parts
+
+CONDITION_TOKENS = 2
+LIMIT = 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What a sampling run went through, on the CPU in fp32: `x` (x_t), `x0`, `eps`: s b c h w; `sample`: b c h w.
+
+    `t` are the s timesteps, noisiest first; `options` those of `sample`, its `seed` None where the noise was injected.
+    Replays run one sample alone in the model's own dtype; a batch may round differently, by about 1e-7 in fp32. They
+    take any model of the same config: with other weights they show what those weights would have done with the same
+    x_t. Raises TraceError when the parts do not fit each other.
+    """
+
+    config: DiTConfig
+    labels: list[int]
+    options: dict
+    t: list[int]
+    x: torch.Tensor
+    x0: torch.Tensor
+    eps: torch.Tensor
+    sample: torch.Tensor
+
+    def __post_init__(self):
+        try:
+            check_parts(self)
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"this is not a whole trajectory: {error}") from error
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patch grid."""
+        return self.x.shape[-2] // self.config.patch_size, self.x.shape[-1] // self.config.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a block: n, and n + k where the condition joins the sequence, after the image tokens."""
+        image, cond = (torch.empty(1, n, 1, device="meta") for n in (math.prod(self.grid), CONDITION_TOKENS))
+        return BLOCKS[self.config.block].enter(image, cond).shape[1]
+
+    def attention(
+        self, model, step, *, sample=0, block=0, head=None, half="cond", queries=None, kind="attn", limit=LIMIT
+    ) -> torch.Tensor:
+        """The map of one block at one step in fp32, `-> head i j`; one `head` keeps the axis, all is None.
+
+        `queries` (a list of token numbers) asks for those rows only. `half` is "cond", or "uncond" for the pass with
+        the null label. `kind` "cross" is the map of a cross-attention block over the time and label token, `head i k`.
+        Raises TraceError when the map would take more than `limit` bytes.
+        """
+        heads = range(self.config.heads) if head is None else [place("head", head, self.config.heads)]
+        size = self.attention_bytes(queries=queries, blocks=[block], heads=heads, kind=kind)
+        if size > limit:
+            raise TraceError(
+                f"this attention map takes {size / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB; "
+                f"ask for the rows of some queries, for one head, or with a higher limit"
+            )
+        seen = self.replay(model, step, sample, half, attention=[block], modulation=False, features=False)
+        return seen.attention(block, kind=kind, queries=queries)[0, heads].cpu()
+
+    def attention_rows(self, model, step, query, *, sample=0, half="cond", kind="attn") -> torch.Tensor:
+        """Where one token attends to in every block and head, from one replay: `-> block head j` in fp32."""
+        query = place("query", query, self.tokens)
+        seen = self.replay(model, step, sample, half, modulation=False, features=False)
+        rows = [seen.attention(block, kind=kind, queries=[query]) for block in range(self.config.depth)]
+        return rearrange(rows, "block 1 head 1 j -> block head j").cpu()
+
+    def attention_bytes(self, *, queries=None, blocks=None, heads=None, kind="attn") -> int:
+        """Bytes of the fp32 maps of one step, before anything runs; each argument a list of numbers, or None for all.
+
+        While it is computed, a map takes about twice that.
+        """
+        for what, asked, count in (
+            ("query", queries, self.tokens), ("block", blocks, self.config.depth), ("head", heads, self.config.heads)
+        ):  # fmt: skip
+            for number in asked or ():
+                place(what, number, count)
+        lengths = [
+            self.tokens if queries is None else len(queries),
+            CONDITION_TOKENS if kind == "cross" else self.tokens,
+            self.config.depth if blocks is None else len(blocks),
+            self.config.heads if heads is None else len(heads),
+        ]
+        return 4 * math.prod(lengths)
+
+    @torch.no_grad()
+    def modulation(self, model, step=None, *, sample=0, half="cond") -> dict[str, torch.Tensor]:
+        """The shifts, scales and gates by part name, `-> block d` at one step, `-> step block d` over all of them.
+
+        They depend on the timestep and the label alone, so nothing is replayed and all steps are cheap. Raises
+        TraceError for a block without modulation.
+        """
+        t = self.t if step is None else [self.t[place("step", step, len(self.t))]]
+        y = self.label(model, sample, half)
+        modulators = [modulation_of(block) for block in model.blocks]
+        if None in modulators:
+            raise TraceError(f"{BLOCKS[self.config.block].title} blocks have no modulation; adaLN and adaLN-Zero have")
+        t = torch.tensor(t, device=next(model.parameters()).device)
+        cond = model.condition(t, torch.full_like(t, y))
+        vectors = torch.stack([torch.stack(modulator(cond)) for modulator in modulators]).float().cpu()
+        vectors = rearrange(vectors, "block part step 1 d -> part step block d")
+        return dict(zip(modulators[0].parts, vectors if step is None else vectors[:, 0], strict=True))
+
+    def modulation_norms(self, model, *, sample=0, half="cond") -> dict[str, torch.Tensor]:
+        """The root mean square over d of every shift, scale and gate, by part name: `-> block step`."""
+        vectors = self.modulation(model, sample=sample, half=half)
+        return {part: reduce(v**2, "step block d -> block step", "mean").sqrt() for part, v in vectors.items()}
+
+    def features(self, model, step, *, sample=0, half="cond") -> torch.Tensor:
+        """The image tokens after each block at one step, `-> block n d` in fp32."""
+        seen = self.replay(model, step, sample, half, attention=None, modulation=False)
+        features = torch.cat([seen.features[block] for block in range(self.config.depth)])
+        return features[:, : math.prod(self.grid)].float().cpu()
+
+    @torch.no_grad()
+    def replay(self, model, step, sample, half, **what) -> Seen:
+        """Run one sample's forward at one step again and look into it; `what` are the options of `watch`."""
+        y = self.label(model, sample, half)
+        step = place("step", step, len(self.t))
+        weight = next(model.parameters())
+        x = self.x[step, sample : sample + 1].to(weight.device, weight.dtype)
+        t, y = torch.tensor([[self.t[step]], [y]], device=weight.device)
+        with watch(model, **what) as seen:
+            model(x, t, y)
+        return seen
+
+    def label(self, model, sample: int, half: str) -> int:
+        """The label that a half of a sample's pass is given. Raises TraceError on another model, sample or half."""
+        if model.config != self.config:
+            unlike = [
+                f.name for f in fields(DiTConfig) if getattr(model.config, f.name) != getattr(self.config, f.name)
+            ]
+            raise TraceError(f"this trajectory was recorded with another model; they differ in {', '.join(unlike)}")
+        if half not in ("cond", "uncond"):
+            raise TraceError(f'half must be "cond" or "uncond", not {half!r}')
+        if half == "uncond" and not self.config.num_classes:
+            raise TraceError("a model without classes has no unconditional half")
+        label = self.labels[place("sample", sample, len(self.labels))]
+        return label if half == "cond" else self.config.num_classes
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically. Raises TraceError when it cannot be written."""
+        write_parts(path, {field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Trajectory":
+        """Read what `save` wrote; nothing in it is executed. Raises TraceError, in a sentence, on any other file."""
+        parts = read_parts(path)
+        try:
+            return cls(**parts | {"config": DiTConfig(**parts["config"])})
+        except (TypeError, ValueError) as error:
+            raise TraceError(f"{path} is damaged: {error}") from error
+
+
+class Recording:
+    """Iterate over it instead of over `sample(model, labels, **options)`: the same steps, and then a `trajectory`."""
+
+    def __init__(self, model: nn.Module, labels, **options):
+        self.config = model.config
+        self.labels = whole_labels(labels, model.config.num_classes)
+        self.options = {name: plain(options.get(name, default)) for name, default in OPTIONS.items()}
+        if options.get("noise"):
+            self.options["seed"] = None
+        self.steps = self.keep(sample(model, labels, **options))
+        self.finished = None
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.steps
+
+    def keep(self, steps) -> Iterator[Step]:
+        """Pass the steps on and keep what a trajectory holds of them."""
+        kept = []
+        for step in steps:
+            kept.append([step.t, *(tensor.to("cpu", copy=True) for tensor in (step.x, step.x0, step.eps))])
+            yield step
+        t, *tensors = zip(*kept, strict=True)
+        tensors = [torch.stack(tensor) for tensor in tensors]
+        self.finished = Trajectory(self.config, self.labels, self.options, list(t), *tensors, step.previous.cpu())
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """What was recorded. Raises TraceError until the iteration has come to its end."""
+        if self.finished is None:
+            raise TraceError("the recording has no trajectory yet: iterate over it to its end first")
+        return self.finished
+
+
+def record(model: nn.Module, labels, **options) -> Trajectory:
+    """Sample and keep the trajectory; `labels` and `options` are those of `sample`."""
+    recording = Recording(model, labels, **options)
+    for _ in recording:
+        pass
+    return recording.trajectory
+
+
+def plain(value):
+    """An option as JSON has it: lists for tuples, Python's numbers for numpy's."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,103 @@
+"""The controls of a run, and the check of what comes back from them: the browser's word is not trusted."""
+
+import re
+from dataclasses import dataclass
+from numbers import Real
+
+import gradio as gr
+
+from dit_lab.dit import DiTConfig
+from dit_lab.sampling import SAMPLERS
+
+SEED_LIMIT = 2**63
+MAX_STEPS = 1000
+MAX_SCALE = 20.0
+SAMPLER_TITLES = {"ddim": "DDIM", "ddpm": "DDPM"}
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The components that a run reads, in the order of `read`'s arguments, and the buttons."""
+
+    label: gr.Dropdown
+    seed: gr.Textbox
+    steps: gr.Number
+    sampler: gr.Radio
+    cfg_scale: gr.Number
+    start: gr.Button
+    stop: gr.Button
+
+    @property
+    def inputs(self) -> list:
+        return [self.label, self.seed, self.steps, self.sampler, self.cfg_scale]
+
+
+def defaults(config: DiTConfig) -> dict:
+    """What the controls show at first: a label and the options of `sample`."""
+    label = min(7, max(config.num_classes - 1, 0))
+    return {"label": label, "seed": 0, "steps": 50, "sampler": "ddim", "cfg_scale": 2.0 if config.num_classes else 1.0}
+
+
+def class_choices(config: DiTConfig, labels: list[str]) -> list[tuple[str, int]]:
+    """(what the drop-down shows, label) for every class, and the null label last."""
+    named = [(name if name == str(i) else f"{name} ({i})", i) for i, name in enumerate(labels)]
+    return [*named, ("no class (null label)", config.num_classes)]
+
+
+def controls(config: DiTConfig, labels: list[str]) -> Controls:
+    """Lay out the controls. A model without classes has neither a class nor guidance to choose."""
+    first = defaults(config)
+    classes = config.num_classes > 0
+    label = gr.Dropdown(
+        class_choices(config, labels or []), value=first["label"], label="Class", visible=classes,
+        info="What to draw. The null label is what guidance compares with.",
+    )  # fmt: skip
+    with gr.Row(equal_height=True, elem_classes=["seed-row"]):
+        seed = gr.Textbox(
+            str(first["seed"]), label="Seed", max_lines=1, scale=3, min_width=120, elem_id="seed",
+            info="A whole number; the same seed gives the same noise.",
+        )  # fmt: skip
+        dice = gr.Button("New seed", scale=1, min_width=84, elem_id="dice")
+    # Number fields, not sliders: a slider quietly replaces what is out of its range.
+    steps = gr.Number(first["steps"], label="Steps", elem_id="steps", info="1 to 1000, spread from t = 999 down to 0.")
+    sampler = gr.Radio(
+        [(SAMPLER_TITLES.get(name, name), name) for name in SAMPLERS], value=first["sampler"], label="Sampler",
+        info="DDIM adds no noise on the way; DDPM adds fresh noise at every step.",
+    )  # fmt: skip
+    cfg_scale = gr.Number(
+        first["cfg_scale"], step=0.5, label="Guidance scale", visible=classes, elem_id="guidance",
+        info="0 to 20. 1: none. Higher follows the class more closely, at two passes a step.",
+    )  # fmt: skip
+    with gr.Row(elem_classes=["run-row"]):
+        start = gr.Button("Sample", variant="primary", scale=3, min_width=120, elem_id="sample")
+        stop = gr.Button("Stop", scale=1, min_width=84, elem_id="stop")
+    dice.click(None, outputs=seed, js="() => String(Math.floor(Math.random() * 1e6))", api_visibility="private")
+    return Controls(label, seed, steps, sampler, cfg_scale, start, stop)
+
+
+def read(config: DiTConfig, label, seed, steps, sampler, cfg_scale) -> tuple[list[int], dict]:
+    """What the controls sent, as labels and options of `sample`. Raises ValueError with a sentence for the page."""
+    label = whole("Class", label, 0, config.num_classes)
+    options = {"seed": read_seed(seed), "steps": whole("Steps", steps, 1, MAX_STEPS), "sampler": sampler}
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise ValueError(f"Sampler must be one of {', '.join(SAMPLERS)}.")
+    # Written so that NaN, of which every comparison is false, does not pass.
+    if isinstance(cfg_scale, bool) or not isinstance(cfg_scale, Real) or not 0 <= cfg_scale <= MAX_SCALE:
+        raise ValueError(f"Guidance scale must be a number from 0 to {MAX_SCALE:g}.")
+    return [label], options | {"cfg_scale": float(cfg_scale) if config.num_classes else 1.0}
+
+
+def read_seed(text) -> int:
+    """A seed from what was typed. Raises ValueError."""
+    text = str(text).strip() if isinstance(text, (str, int)) and not isinstance(text, bool) else ""
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= SEED_LIMIT:
+        raise ValueError("Seed must be a whole number from 0 to 2^63 - 1, such as 42.")
+    return int(text)
+
+
+def whole(what: str, value, low: int, high: int) -> int:
+    """A whole number within bounds, from a number that JSON may have made a float. Raises ValueError."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not low <= value <= high or value != int(value):
+        raise ValueError(f"{what} must be a whole number from {low} to {high}.")
+    return int(value)

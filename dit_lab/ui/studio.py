@@ -1,0 +1,157 @@
+"""What the page asks of the model: sample with live previews, and look into a finished run. No components here."""
+
+import html
+import math
+import secrets
+import time
+from typing import NamedTuple
+
+import gradio as gr
+import torch
+
+from dit_lab.blocks import BLOCKS
+from dit_lab.codecs import Autoencoder, Pixels
+from dit_lab.plots import NOISE_REACH, as_pictures
+from dit_lab.trajectory import Recording, Trajectory
+from dit_lab.ui.controls import defaults, read, whole
+from dit_lab.ui.pictures import atlas, data_uri, pack
+
+PREVIEW_SECONDS = 0.1
+# A run is recorded before the page opens where a forward takes about so many multiplications, and all of it so long.
+OPENING_MACS = 5e8
+OPENING_SECONDS = 2.0
+
+
+class Kept(NamedTuple):
+    """A finished run as the session keeps it; `run` is how the browser says which run it speaks of."""
+
+    run: str
+    trajectory: Trajectory
+
+
+class Studio:
+    """A loaded checkpoint and its codec, behind the page's events. Its methods raise gr.Error with a sentence."""
+
+    def __init__(self, loaded, codec):
+        self.model, self.config, self.codec = loaded.model, loaded.config, codec
+        self.labels = [str(label) for label in loaded.labels or []]
+        self.source = str(loaded.source)
+
+    def opening(self) -> tuple[Kept | None, dict | None, dict | None, dict | None]:
+        """A run to open the page with, and what its panels show; Nones where that would keep the reader waiting."""
+        nothing, late = (None, None, None, None), time.monotonic() + OPENING_SECONDS
+        macs = sum(p.numel() for p in self.model.parameters()) * math.prod(self.config.grid)
+        if macs > OPENING_MACS or isinstance(self.codec, Autoencoder):
+            return nothing
+        for kept, trajectory, modulation in self.sample(*defaults(self.config).values()):  # noqa: B007
+            if time.monotonic() > late:
+                return nothing
+        rows, columns = self.config.grid
+        step = 3 * (len(kept.trajectory.t) - 1) // 4
+        request = {"run": kept.run, "step": step, "patch": (rows // 2) * columns + columns // 2}
+        return kept, trajectory | {"step": step}, modulation, self.rows(kept, request)
+
+    def sample(self, label, seed, steps, sampler, cfg_scale):
+        """Yield (run to keep, trajectory panel, modulation panel): previews as they come, then the finished run."""
+        try:
+            labels, options = read(self.config, label, seed, steps, sampler, cfg_scale)
+        except ValueError as error:
+            raise problem(error) from None
+        run, recording, decoded, shown = secrets.token_hex(8), Recording(self.model, labels, **options), [], -math.inf
+        try:
+            for step in recording:
+                # Decoded as they come, so that the preview is the frame, and no wait follows the last step.
+                decoded.append(self.codec.decode(step.x0.cpu()))
+                if time.monotonic() - shown > PREVIEW_SECONDS:
+                    shown = time.monotonic()
+                    preview = self.preview(step, decoded[-1]) | {"run": run, "steps": options["steps"]}
+                    yield gr.skip(), preview, gr.skip()
+            kept = Kept(run, recording.trajectory)
+            yield kept, self.frames(kept, torch.cat(decoded)), self.modulation(kept)
+        except (ValueError, RuntimeError) as error:
+            yield gr.skip(), {"kind": "stopped"}, gr.skip()
+            raise problem(error) from error
+
+    def preview(self, step, x0) -> dict:
+        """One step on its way: the three pictures, and which step it is."""
+        images = {"x": self.picture(step.x.cpu()), "x0": x0, "eps": self.picture(step.eps.cpu() / NOISE_REACH)}
+        uris = {name: data_uri(as_pictures(image)[0], max(image.shape[-2:])) for name, image in images.items()}
+        return {"kind": "preview", "pictures": uris, "step": step.index, "t": step.t}
+
+    def frames(self, kept: Kept, x0: torch.Tensor) -> dict:
+        """The finished run: one atlas each of x_t, predicted x0 and eps, one frame a step."""
+        trajectory = kept.trajectory
+        images = {
+            "x": self.picture(trajectory.x[:, 0]),
+            "x0": x0,
+            "eps": self.picture(trajectory.eps[:, 0] / NOISE_REACH),
+        }
+        return {
+            "kind": "trajectory", "run": kept.run, "t": trajectory.t, "grid": list(trajectory.grid),
+            "atlases": {name: atlas(image) for name, image in images.items()},
+            "title": self.title(trajectory), "note": self.codec.note,
+        }  # fmt: skip
+
+    def picture(self, x):
+        """x_t or eps, `b c h w -> b 3 h w`: latents stay latents, for a VAE's decoder has never seen noise."""
+        return Pixels().decode(x)
+
+    def title(self, trajectory: Trajectory) -> str:
+        """What made a run, in a line."""
+        label, options = trajectory.labels[0], trajectory.options
+        name = "no class" if label == self.config.num_classes else self.labels[label]
+        parts = [f"seed {options['seed']}", f"{options['steps']} steps of {options['sampler'].upper()}"]
+        if self.config.num_classes:
+            parts = [f"class {name}", *parts, f"guidance {options['cfg_scale']:g}"]
+        return ", ".join(parts)
+
+    def modulation(self, kept: Kept) -> dict:
+        """The heat maps of block x step by part, or the reason why there are none."""
+        block = BLOCKS[self.config.block]
+        about = {"run": kept.run, "t": kept.trajectory.t, "blocks": self.config.depth, "parts": {}, "reason": ""}
+        if not block.modulated:
+            reason = f"Nothing to show: in {block.title} blocks the condition enters without shift, scale or gate."
+            return about | {"reason": reason}
+        norms = kept.trajectory.modulation_norms(self.model)
+        return about | {"parts": {part: pack(norm) for part, norm in norms.items()}}
+
+    def attend(self, kept: Kept | None, event: gr.EventData) -> dict:
+        """A clicked patch's attention, for the attention panel; `event` carries {run, step, patch} from the browser."""
+        try:
+            return self.rows(kept, getattr(event, "_data", None))
+        except ValueError as error:
+            raise problem(error) from None
+
+    def rows(self, kept: Kept | None, request) -> dict:
+        """One query's attention over all blocks and heads, from one replay. Raises ValueError on a bad request."""
+        request = request if isinstance(request, dict) else {}
+        if kept is None or request.get("run") != kept.run:
+            raise ValueError("This run is no longer kept. Press Sample to make it again.")
+        trajectory, tokens = kept.trajectory, math.prod(kept.trajectory.grid)
+        step = whole("Step", request.get("step"), 0, len(trajectory.t) - 1)
+        patch = whole("Patch", request.get("patch"), 0, tokens - 1)
+        rows = trajectory.attention_rows(self.model, step, patch)
+        return {
+            "run": kept.run, "step": step, "patch": patch, "t": trajectory.t[step], "steps": len(trajectory.t),
+            "grid": list(trajectory.grid), "tokens": tokens, "rows": pack(rows),
+            "guided": trajectory.options["cfg_scale"] != 1,
+        }  # fmt: skip
+
+    def about(self) -> dict:
+        """The header: what is loaded, in a few short facts."""
+        config, (h, w), (rows, columns) = self.config, self.config.size, self.config.grid
+        parameters = sum(p.numel() for p in self.model.parameters())
+        kind = "picture" if isinstance(self.codec, Pixels) else "latent"
+        facts = [
+            ("Checkpoint", self.source),
+            ("Model", f"DiT, {BLOCKS[config.block].title} blocks, {parameters / 1e6:.1f} M parameters"),
+            ("Depth", f"{config.depth} blocks × {config.heads} heads"),
+            ("Input", f"{h} × {w} {kind}, {config.in_channels} channel{'s' * (config.in_channels > 1)}"),
+            ("Tokens", f"{rows} × {columns} = {rows * columns} patches of {config.patch_size} × {config.patch_size}"),
+        ]
+        return {"facts": [{"name": name, "text": text} for name, text in facts], "note": self.codec.note}
+
+
+def problem(error: Exception) -> gr.Error:
+    """An error as a message in the page: the sentence alone, nothing in it read as HTML."""
+    return gr.Error(html.escape(str(error)), title="That did not work", print_exception=False)

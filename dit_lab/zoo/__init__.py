@@ -1,0 +1,1 @@
+"""Small trained checkpoints that ship with the package, one a folder, each with the recipe that made it."""

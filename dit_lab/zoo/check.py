@@ -1,0 +1,103 @@
+"""`python -m dit_lab.zoo.check mnist --data ylecun/mnist`: the figures beside a zoo checkpoint, made again.
+
+A classifier that saw real training images only says whether samples show the digit that was asked for, and its
+features give a Fréchet distance, next to the one between real training and test images.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import tyro
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from dit_lab.checkpoints import load
+from dit_lab.data import open_data
+from dit_lab.evaluate import Classifier, frechet_distance, judge, train_classifier
+from dit_lab.files import atomic, write_json
+from dit_lab.sampling import generate
+
+BATCH = 100
+
+
+def check(
+    name: str = "mnist",
+    /,
+    *,
+    data: str = "ylecun/mnist",
+    labelled: int = 1_000,
+    cfg_scale: float = 2.0,
+    distance: int = 10_000,
+    distance_cfg_scale: float = 1.0,
+    steps: int = 50,
+    out: Path | None = None,
+) -> dict:
+    """Measure a zoo checkpoint and write `figures.json` beside it.
+
+    Args:
+        name: The zoo's name for it, or any checkpoint that load takes.
+        data: The data set it was trained on, with a train and a test split.
+        labelled: Samples for the agreement with the requested labels.
+        cfg_scale: Guidance of those.
+        distance: Samples for the Fréchet distance (0: skip it).
+        distance_cfg_scale: Guidance of those.
+        steps: DDIM steps of both.
+        out: Where figures.json and classifier.safetensors go (default: the checkpoint's folder in the zoo).
+    """
+    loaded = load(name)
+    out = out or Path(__file__).parent / name
+    train, test = open_data(data, split="train"), open_data(data, split="test")
+    classifier = classifier_for(train, out / "classifier.safetensors")
+    seen, test_features = judge(classifier, everything(test))
+    figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
+    settings = {"sampler": "ddim", "steps": steps}
+
+    samples, labels = draw(loaded.model, labelled, steps, cfg_scale)
+    seen, _ = judge(classifier, samples)
+    figures["agreement"] = {"samples": labelled, "cfg_scale": cfg_scale, **settings, "share": agreement(seen, labels)}
+    if distance:
+        samples, _ = draw(loaded.model, distance, steps, distance_cfg_scale)
+        _, train_features = judge(classifier, everything(train))
+        figures["frechet"] = {
+            "samples": distance, "cfg_scale": distance_cfg_scale, **settings,
+            "samples_to_test": frechet_distance(judge(classifier, samples)[1], test_features),
+            "train_to_test": frechet_distance(train_features, test_features),
+        }  # fmt: skip
+    write_json(out / "figures.json", figures)
+    print(json.dumps(figures, indent=2))
+    return figures
+
+
+def classifier_for(train, path: Path) -> Classifier:
+    """The classifier kept at `path`, trained on real images the first time."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as partial:
+            save_file({k: v.half() for k, v in train_classifier(train).state_dict().items()}, partial)
+    channels, *size = train.shape
+    model = Classifier(channels, tuple(size), len(train.names))
+    model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+def draw(model, count: int, steps: int, cfg_scale: float):
+    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`."""
+    labels = torch.arange(count) % model.config.num_classes
+    batches = tqdm(labels.split(BATCH), desc=f"{count} samples", unit="batch")
+    drawn = [generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=k) for k, y in enumerate(batches)]
+    return torch.cat(drawn).clamp(-1, 1), labels
+
+
+def everything(images) -> torch.Tensor:
+    """All pictures of a data set: `-> n c h w` in [-1, 1]."""
+    return images.batch(range(len(images)))[0]
+
+
+def agreement(seen, asked) -> float:
+    """The share of samples in which the classifier sees the label that was asked for."""
+    return (seen == asked).double().mean().item()
+
+
+if __name__ == "__main__":
+    tyro.cli(check)

@@ -34,7 +34,8 @@ def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, r
         reference = lambda x=x, t=t, y=y, model=theirs: model(x, timestep=t, class_labels=y).sample
         mine = lambda x=x, t=t, y=y, model=ours: model(x, t, y)
         report(f"{name} forward, fp32", *alternate(no_grad(reference), no_grad(mine), rounds, place))
-        report(f"{name} training step, fp32", *alternate(training(reference, theirs), training(mine, ours), rounds, place))
+        steps = training(reference, theirs), training(mine, ours)
+        report(f"{name} training step, fp32", *alternate(*steps, rounds, place))
         if uses_bf16("auto", place):
             fast = autocast(mine, place)
             error = relative_error(no_grad(fast)(), no_grad(mine)())

@@ -122,6 +122,6 @@ class DiT(nn.Module):
         channels, patch = self.config.in_channels, self.config.patch_size
         if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % patch or x.shape[3] % patch:
             raise ValueError(
-                f"this DiT takes b {channels} h w with h and w multiples of its patch size {patch}, not {tuple(x.shape)}"
+                f"this DiT takes b {channels} h w with h, w multiples of its patch size {patch}, not {tuple(x.shape)}"
             )
         return x.shape[2] // patch, x.shape[3] // patch

@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 
@@ -17,7 +18,10 @@ def atomic(path: str | Path):
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the umask asks for; safetensors makes files that only their owner reads
         yield partial
+        partial.chmod(mode)
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)
@@ -28,8 +32,16 @@ def atomic(path: str | Path):
 def write_tensors(path: str | Path, tensors: dict, about: dict) -> None:
     """Write a safetensors file atomically, `about` as JSON in its metadata under the key `dit_lab`."""
     with atomic(path) as partial:
-        metadata = {"format": "pt", "dit_lab": json.dumps(about)}
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        store(partial, tensors, about)
+
+
+def store(path: Path, tensors: dict, about: dict) -> None:
+    """Write a safetensors file in place. Raises OSError, as for other files, when the disk is full."""
+    metadata = {"format": "pt", "dit_lab": json.dumps(about)}
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        raise OSError(f"could not write {path.parent}: {error}") from error
 
 
 def write_json(path: str | Path, content) -> None:

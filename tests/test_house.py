@@ -21,6 +21,7 @@ diffusion
 sampling
 checkpoints
 pictures codecs
+convert
 data
 state folder
 train

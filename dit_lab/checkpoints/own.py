@@ -5,9 +5,13 @@ from pathlib import Path
 
 import torch
 
-from dit_lab.files import write_json, write_tensors
+from dit_lab.checkpoints.reading import CheckpointError
+from dit_lab.dit import DiTConfig
+from dit_lab.files import atomic, store, write_json
 
+NAME = "dit_lab"
 VERSION = 1
+TENSORS, JSON = "model.safetensors", "config.json"
 
 
 def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None) -> Path:
@@ -18,13 +22,48 @@ def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None) -
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"format": "dit_lab", "version": VERSION, "model": asdict(model.config)}
-    about |= {"labels": labels, "codec": codec_hint, **(extra or {})}
-    write_tensors(folder / "model.safetensors", cast(model.state_dict(), dtype), about)
-    write_json(folder / "config.json", about)
+    about = json_of(model.config, labels, codec_hint) | (extra or {})
+    with atomic(folder / TENSORS) as partial:
+        store(partial, cast(model.state_dict(), dtype), about)
+        # The tensors' file says all that config.json does: killed from here on, what is there is still one checkpoint.
+        (folder / JSON).unlink(missing_ok=True)
+    write_json(folder / JSON, about)
     return folder
+
+
+def json_of(config: DiTConfig, labels, codec_hint) -> dict:
+    """What `config.json` says of a model, and its tensors' file too."""
+    return {"format": NAME, "version": VERSION, "model": asdict(config), "labels": labels, "codec": codec_hint}
 
 
 def cast(tensors: dict[str, torch.Tensor], dtype) -> dict[str, torch.Tensor]:
     """Floating-point tensors in `dtype` (None: as they are)."""
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def matches(tensors: dict) -> bool:
+    """Whether these are our own names."""
+    return "patch_embedding.weight" in tensors and "out.weight" in tensors
+
+
+def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
+    """Nothing to change."""
+    return dict(tensors)
+
+
+to_theirs = to_ours
+
+
+def config_of(about: dict) -> DiTConfig:
+    """The config in our JSON. Raises CheckpointError when it is not one, or of a version that is not known."""
+    fields = about.get("model")
+    if about.get("version", VERSION) != VERSION:
+        raise CheckpointError(
+            f"it is written in version {about['version']} of the format, this dit_lab reads {VERSION}"
+        )
+    if not isinstance(fields, dict):
+        raise CheckpointError("nothing says what model it is: neither its metadata nor a config.json beside it")
+    try:
+        return DiTConfig(**fields)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"its config makes no DiT: {error}") from error

@@ -1,0 +1,149 @@
+"""`load`: any checkpoint as a model, built without memory of its own and filled with the file's tensors, strictly."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from dit_lab.checkpoints import diffusers_dit, meta_dit, own
+from dit_lab.checkpoints.places import Place, find
+from dit_lab.checkpoints.reading import CheckpointError, listed, read
+from dit_lab.dit import DiTConfig
+from dit_lab.presets import build
+
+FORMATS = (own, meta_dit, diffusers_dit)
+WEIGHTS = ("ema", "model")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in eval mode, its class names (`num_classes` of them), what its channels are, and where it came from.
+
+    `codec_hint` is "pixels", a VAE's folder or hub id, or None where nothing says.
+    """
+
+    model: nn.Module
+    config: DiTConfig
+    labels: list[str]
+    codec_hint: str | None
+    source: str
+
+
+def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None, allow_nonfinite=False) -> Loaded:
+    """Load a zoo name, a folder or file of ours, an original `.pt`, a diffusers folder, or a hub id.
+
+    `weights` picks "ema" or "model" where a file holds both; `dtype` None keeps the file's; `heads` says what an
+    original file of an unknown width cannot. Nothing in the file is ever run. Raises CheckpointError, in one sentence
+    that names the source, when it is not there, not readable, not a DiT, incomplete, contradicts its config, or holds
+    NaN or Inf (loaded all the same with `allow_nonfinite`).
+    """
+    source = str(source)
+    if weights not in WEIGHTS:
+        raise CheckpointError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
+    try:
+        place = find(source, weights)
+        tensors, about = gather(place, weights)
+        form = next((form for form in FORMATS if form.matches(tensors)), None)
+        if form is None:
+            raise CheckpointError(f"its tensors are no DiT's: {listed(sorted(tensors)) or 'it has none'}")
+        config, labels, codec = described(form, place, tensors, about, heads)
+        model = filled(form, config, tensors, dtype, allow_nonfinite)
+    except CheckpointError as error:
+        raise CheckpointError(named(source, error)) from error
+    except OSError as error:
+        raise CheckpointError(named(source, f"could not be read: {error.strerror or error}")) from error
+    return Loaded(model.to(device).eval(), config, labels, codec, source)
+
+
+def named(source: str, sentence) -> str:
+    """The sentence, begun with the source where it does not name it."""
+    return str(sentence) if source in str(sentence) else f"{source}: {sentence}"
+
+
+def gather(place: Place, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """The tensors of all files of a place, and what they say about themselves."""
+    tensors, about = {}, {}
+    for path in place.tensors:
+        more, about = read(path, weights)
+        tensors |= more
+    return tensors, about
+
+
+def described(form, place: Place, tensors: dict, about: dict, heads) -> tuple[DiTConfig, list[str], str | None]:
+    """(config, class names, codec) from the JSON beside the tensors, their file's own words, or their shapes."""
+    config, labels, codec = place.config, None, None
+    if form is diffusers_dit:
+        made = form.config_of(tensors, config, place.scheduler)
+        labels = form.labels_of(place.index, made)
+        codec = str(place.vae) if place.vae else meta_dit.codec_of(made, {})
+        return made, texts(labels, made), codec
+    if form is meta_dit and config.get("format") != own.NAME:
+        args = about.get("args") if isinstance(about.get("args"), dict) else {}
+        made = form.config_of(tensors, args, heads)
+        return made, texts(meta_dit.labels_of(made), made), meta_dit.codec_of(made, args)
+    ours = {**about, **config}
+    said = about.get("run", about).get("model")  # a training state keeps its model's config with the run
+    ours["model"] = ours.get("model", said)
+    made = own.config_of(ours)
+    if said is not None and asdict(own.config_of({**ours, "model": said})) != asdict(made):
+        raise CheckpointError("its config.json and what the tensors' file says of itself are of different models")
+    return made, texts(ours.get("labels"), made), ours.get("codec")
+
+
+def texts(labels, config: DiTConfig) -> list[str]:
+    """Class names, numbers where there are none. Raises CheckpointError when there are too few or too many."""
+    if labels is None:
+        return [str(number) for number in range(config.num_classes)]
+    if not isinstance(labels, list) or len(labels) != config.num_classes:
+        count = len(labels) if isinstance(labels, list) else "no list of"
+        raise CheckpointError(f"its config has {count} class names for {config.num_classes} classes")
+    return [str(label) for label in labels]
+
+
+def filled(form, config: DiTConfig, tensors: dict, dtype, allow_nonfinite: bool) -> nn.Module:
+    """A model whose tensors are the file's. Raises CheckpointError unless they are exactly the ones it should have."""
+    if config.depth > len(tensors):
+        raise CheckpointError(f"its config says {config.depth} blocks, its file has {len(tensors)} tensors in all")
+    try:
+        with torch.device("meta"):
+            model = build(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"its config makes no DiT: {error}") from error
+    check_same(tensors, form.to_theirs(model.state_dict(), config))
+    ours = form.to_ours(tensors, config)
+    tensors.clear()
+    for name in ours:
+        # One at a time: dropped after it was converted, a mapped tensor's part of the file leaves memory too.
+        ours[name] = ours[name] if dtype is None else ours[name].to(dtype)
+    if not allow_nonfinite:
+        check_finite(ours)
+    model.load_state_dict(ours, assign=True)
+    return model
+
+
+def check_same(tensors: dict, expected: dict) -> None:
+    """Raise CheckpointError naming the tensors that are missing, that have no place, or whose shape does not fit."""
+    shape = lambda tensor: "x".join(map(str, tensor.shape)) or "scalar"
+    misshaped = [
+        f"{name} ({shape(tensors[name])}, not {shape(expected[name])})"
+        for name in expected
+        if name in tensors and tensors[name].shape != expected[name].shape
+    ]
+    faults = {
+        "missing": [name for name in expected if name not in tensors],
+        "not part of this model": [name for name in tensors if name not in expected],
+        "of another shape than its config says": misshaped,
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{what}: {listed(names)}" for what, names in faults.items() if names)
+        raise CheckpointError(f"its tensors do not fit its config. {found}")
+
+
+def check_finite(tensors: dict) -> None:
+    """Raise CheckpointError naming the tensors that hold NaN or Inf."""
+    # The largest magnitude shows both and, unlike isfinite, makes no second tensor.
+    broken = [name for name, tensor in tensors.items() if not all(map(torch.isfinite, torch.aminmax(tensor)))]
+    if broken:
+        raise CheckpointError(
+            f"NaN or Inf in {listed(broken)}; a training run that diverged? Load it with allow_nonfinite=True to look"
+        )

@@ -1,0 +1,127 @@
+"""Where a checkpoint is: a zoo name, a file or folder here, or a Hugging Face hub id, brought to files on this disk."""
+
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+
+from dit_lab.checkpoints.reading import CheckpointError, listed, read_json
+
+TENSORS, JSON, STATE = "model.safetensors", "config.json", "state.safetensors"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The files with the tensors, and the JSON beside them: ours (`config`), or diffusers' four."""
+
+    tensors: list[Path]
+    config: dict = field(default_factory=dict)
+    index: dict = field(default_factory=dict)
+    scheduler: dict = field(default_factory=dict)
+    vae: Path | None = None
+
+
+def find(source: str, weights: str) -> Place:
+    """The place that `source` names. A bare name is the zoo's before it is a folder's. Raises CheckpointError."""
+    if source in zoo():
+        return in_folder(zoo()[source], weights)
+    path = Path(source).expanduser()
+    if path.is_file():
+        return Place([path], read_config(beside(path)))
+    if path.is_dir():
+        return in_folder(path, weights)
+    if HUB_ID.fullmatch(source) and not source.endswith(ENDINGS):
+        return in_folder(downloaded(source), weights)
+    known = get_close_matches(source, zoo(), n=3, cutoff=0.4) or sorted(zoo())
+    hint = "" if "/" in source or path.suffix else f", and the zoo has no such model (nearest: {', '.join(known)})"
+    raise CheckpointError(f"there is no file or folder {source!r}{hint}")
+
+
+def zoo() -> dict[str, Path]:
+    """The checkpoints that ship with the package, by name."""
+    return {path.name: path for path in Path(str(files("dit_lab.zoo"))).iterdir() if (path / TENSORS).is_file()}
+
+
+def beside(path: Path) -> Path:
+    """The JSON that belongs to a tensors' file: `model.safetensors` has config.json, `DiT.pt` has DiT.json."""
+    return path.with_name(JSON) if path.name in (TENSORS, STATE) or is_diffusers(path) else path.with_suffix(".json")
+
+
+def is_diffusers(path: Path) -> bool:
+    """Whether a file is named as diffusers names its weights."""
+    return path.name.startswith("diffusion_pytorch_model")
+
+
+def read_config(path: Path) -> dict:
+    """The JSON at `path`, empty without one."""
+    return read_json(path) if path.is_file() else {}
+
+
+def in_folder(folder: Path, weights: str) -> Place:
+    """The checkpoint in a folder: a pipeline, a bare transformer, ours, or a single file. Raises CheckpointError."""
+    if (folder / "model_index.json").is_file():
+        return in_pipeline(folder)
+    config = read_config(folder / JSON)
+    if "_class_name" in config:
+        return Place(diffusers_weights(folder), config)
+    if weights == "model" and (folder / STATE).is_file():
+        return Place([folder / STATE], config)
+    if (folder / TENSORS).is_file():
+        return Place([folder / TENSORS], config)
+    single = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".pt", ".pth", ".ckpt")]
+    if len(single) == 1:
+        return Place(single, read_config(beside(single[0])))
+    what = f"several, so name one: {listed([path.name for path in single])}" if single else "no checkpoint"
+    raise CheckpointError(f"the folder {folder} holds {what}")
+
+
+def in_pipeline(folder: Path) -> Place:
+    """A diffusers pipeline's folder."""
+    return Place(
+        diffusers_weights(folder / "transformer"),
+        read_config(folder / "transformer" / JSON),
+        index=read_json(folder / "model_index.json"),
+        scheduler=read_config(folder / "scheduler" / "scheduler_config.json"),
+        vae=folder / "vae" if (folder / "vae" / JSON).is_file() else None,
+    )
+
+
+def diffusers_weights(folder: Path) -> list[Path]:
+    """The file, or the shards that an index lists, of a transformer's folder. Raises CheckpointError."""
+    for name in ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        if (index := folder / f"{name}.index.json").is_file():
+            shards = sorted({str(shard) for shard in read_json(index).get("weight_map", {}).values()})
+            if missing := [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]:
+                raise CheckpointError(f"{index} names {listed(missing)}, not in its folder")
+            return [folder / shard for shard in shards]
+    raise CheckpointError(f"the folder {folder} has no diffusion_pytorch_model.safetensors (or .bin)")
+
+
+def downloaded(repository: str) -> Path:
+    """The newest snapshot of a hub repository, from the cache where it is there, continued where it broke off.
+
+    Raises CheckpointError when the hub has no such repository, keeps it behind a login, or cannot be reached.
+    """
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    def get(*patterns):
+        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
+
+    try:
+        folder = get("*.json", "*.safetensors")
+        return folder if any(folder.rglob("*.safetensors")) else get("*.json", "*.bin", "*.pt", "*.pth")
+    except GatedRepoError:
+        reason = "the hub asks for a login: run `hf auth login`, or download it and give the folder"
+    except RepositoryNotFoundError:
+        reason = "neither a file or folder here nor a repository of the hub (or a private one: `hf auth login`)"
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = f"the hub could not be reached, or broke off ({said}); try again, or give the path of a local folder"
+    raise CheckpointError(f"{repository!r}: {reason}")

@@ -1,0 +1,105 @@
+"""`python -m dit_lab convert`: a checkpoint from any format that `load` takes to ours, the original's or diffusers'."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save
+from dit_lab.files import atomic, store, write_json
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def convert_command(
+    source: str,
+    destination: Path,
+    /,
+    *,
+    to: Literal["dit_lab", "meta_dit", "diffusers"],
+    vae: str | None = None,
+    weights: Literal["ema", "model"] = "ema",
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
+    heads: int | None = None,
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+) -> None:
+    """Convert a checkpoint; the tensors' values stay exactly as they are.
+
+    Args:
+        source: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
+        destination: A folder for dit_lab and diffusers, a .pt file for meta_dit.
+        to: The format: dit_lab (safetensors and JSON), meta_dit (facebookresearch/DiT), diffusers (DiTPipeline).
+        vae: Folder or hub id of the VAE that goes into a diffusers pipeline, or that our config will name.
+        weights: Which weights of a training checkpoint that holds both.
+        dtype: Number format of the result; keep leaves the source's.
+        heads: Attention heads of an original file whose width is not one of the paper's.
+        overwrite: Replace a checkpoint that is there.
+        allow_nonfinite: Convert weights that hold NaN or Inf.
+    """
+    kept = DTYPES.get(dtype)
+    check_destination(destination, to, overwrite)
+    loaded = load(source, weights=weights, dtype=kept, heads=heads, allow_nonfinite=allow_nonfinite)
+    WRITERS[to](destination, loaded, vae)
+    print(f"{destination}: {to}, {sum(p.numel() for p in loaded.model.parameters()):,} parameters")
+
+
+def check_destination(path: Path, to: str, overwrite: bool) -> None:
+    """Raise CheckpointError, before any work, when the result has no place to go."""
+    if to == "meta_dit" and path.suffix != ".pt":
+        raise CheckpointError(f"the original's format is one file: give a name that ends in .pt, not {path}")
+    if to != "meta_dit" and path.is_file():
+        raise CheckpointError(f"{path} is a file; {to} wants a folder")
+    if to == "meta_dit" and path.is_dir():
+        raise CheckpointError(f"{path} is a folder; {to} wants a file")
+    if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+        raise CheckpointError(f"{path} is there already; choose another name or add --overwrite")
+
+
+def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
+    """Our folder."""
+    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint)
+
+
+def to_meta_dit(path: Path, loaded: Loaded, vae: str | None) -> None:
+    """A flat `.pt`, and beside it a JSON with what its tensors cannot say (heads, class names, VAE)."""
+    tensors = meta_dit.to_theirs(loaded.model.state_dict(), loaded.config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sidecar = path.with_suffix(".json")
+    with atomic(path) as partial:
+        torch.save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+        sidecar.unlink(missing_ok=True)
+    write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint))
+
+
+def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
+    """A folder that `DiTPipeline.from_pretrained` opens; without a VAE, it wants one given as `vae=`."""
+    config = loaded.config
+    tensors = diffusers_dit.to_theirs(loaded.model.state_dict(), config)
+    codec = open_kl(vae) if vae else None
+    index = path / "model_index.json"
+    index.unlink(missing_ok=True)  # written last: without it the folder is no pipeline
+    for folder in ("transformer", "scheduler"):
+        (path / folder).mkdir(parents=True, exist_ok=True)
+    with atomic(path / "transformer" / "diffusion_pytorch_model.safetensors") as partial:
+        store(partial, tensors, {})
+    write_json(path / "transformer" / "config.json", diffusers_dit.transformer_json(config))
+    write_json(path / "scheduler" / "scheduler_config.json", diffusers_dit.scheduler_json(config))
+    if codec:
+        codec.save_pretrained(path / "vae")
+    write_json(index, diffusers_dit.index_json(loaded.labels))
+    if config.num_classes != 1000:
+        print(f"DiTPipeline's null label is 1000: with {config.num_classes} classes, leave its guidance_scale at 1.")
+
+
+def open_kl(source: str):
+    """The VAE for a pipeline. Raises CheckpointError when it is not one of the kind that DiTPipeline takes."""
+    from dit_lab.codecs import open_vae
+
+    vae = open_vae(source)
+    if type(vae).__name__ != "AutoencoderKL":
+        raise CheckpointError(f"{source}: DiTPipeline takes an AutoencoderKL, this is {type(vae).__name__}")
+    return vae
+
+
+WRITERS = {"dit_lab": to_dit_lab, "meta_dit": to_meta_dit, "diffusers": to_diffusers}

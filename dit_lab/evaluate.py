@@ -37,7 +37,7 @@ def train_classifier(images, *, epochs: int = 4, batch_size: int = 128, seed: in
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=len(batches))
     for indices in tqdm(batches, desc="classifier", unit="batch", mininterval=1):
         x, y = images.batch(indices.numpy())
-        rows, columns = torch.randint(-2, 3, (2,)).tolist()
+        rows, columns = (int(torch.randint(-(side // 14), side // 14 + 1, ())) for side in size)
         loss = F.cross_entropy(model(x.roll((rows, columns), dims=(-2, -1))), y)
         optimiser.zero_grad()
         loss.backward()

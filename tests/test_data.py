@@ -16,8 +16,6 @@ from dit_lab import data
 from dit_lab.data import DataError, open_data
 from dit_lab.pictures import Encoded
 
-DATA = Path(os.environ.get("DIT_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
 
 def png(seed=0, size=(6, 8), mode="RGB"):
     shape = size[::-1] if mode in ("L", "I;16") else (*size[::-1], len(mode))
@@ -60,10 +58,8 @@ def test_digits_are_there_without_a_network():
 @pytest.mark.parametrize(
     ("name", "shape", "first"), [("mnist", (1, 28, 28), "0"), ("cifar10", (3, 32, 32), "airplane")]
 )
-def test_real_parquet_opens_with_its_class_names(name, shape, first):
-    if not (DATA / name).is_dir():
-        pytest.skip(f"{DATA / name} is not here; set DIT_LAB_DATA")
-    images = open_data(DATA / name, split="test")
+def test_real_parquet_opens_with_its_class_names(name, shape, first, real_data):
+    images = open_data(real_data(name), split="test")
     assert len(images) == 10_000 and images.shape == shape and images.names[0] == first and len(images.names) == 10
     assert np.bincount(images.labels).min() > 800
 

@@ -6,9 +6,14 @@ from typing import Literal
 import torch
 
 from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save
-from dit_lab.files import atomic, store, write_json
+from dit_lab.files import atomic, store, store_pickled, write_json
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Files that would be read instead of what is written beside them, or belong to a run that goes on.
+RIVALS = {
+    "dit_lab": ("model_index.json", "state.safetensors", "diffusion_pytorch_model.safetensors"),
+    "diffusers": ("model.safetensors", "config.json"),
+}
 
 
 def convert_command(
@@ -52,8 +57,12 @@ def check_destination(path: Path, to: str, overwrite: bool) -> None:
         raise CheckpointError(f"{path} is a file; {to} wants a folder")
     if to == "meta_dit" and path.is_dir():
         raise CheckpointError(f"{path} is a folder; {to} wants a file")
-    if not overwrite and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
-        raise CheckpointError(f"{path} is there already; choose another name or add --overwrite")
+    if rivals := [name for name in RIVALS.get(to, ()) if (path / name).is_file()]:
+        raise CheckpointError(f"{path} holds something else ({rivals[0]}); give {to} a folder of its own")
+    beside = path.with_suffix(".json") if to == "meta_dit" else path
+    there = [p for p in (path, beside) if p.is_file() or (p.is_dir() and any(p.iterdir()))]
+    if there and not overwrite:
+        raise CheckpointError(f"{there[0]} is there already; choose another name or add --overwrite")
 
 
 def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
@@ -67,7 +76,7 @@ def to_meta_dit(path: Path, loaded: Loaded, vae: str | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sidecar = path.with_suffix(".json")
     with atomic(path) as partial:
-        torch.save({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, partial)
+        store_pickled(partial, {name: tensor.contiguous().clone() for name, tensor in tensors.items()})
         sidecar.unlink(missing_ok=True)
     write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint))
 
@@ -76,13 +85,16 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
     """A folder that `DiTPipeline.from_pretrained` opens; without a VAE, it wants one given as `vae=`."""
     config = loaded.config
     tensors = diffusers_dit.to_theirs(loaded.model.state_dict(), config)
-    codec = open_kl(vae) if vae else None
+    diffusers_dit.check_positions(loaded.model.positions, config)
+    codec = open_kl(vae, config.in_channels) if vae else None
     index = path / "model_index.json"
-    index.unlink(missing_ok=True)  # written last: without it the folder is no pipeline
     for folder in ("transformer", "scheduler"):
         (path / folder).mkdir(parents=True, exist_ok=True)
     with atomic(path / "transformer" / "diffusion_pytorch_model.safetensors") as partial:
         store(partial, tensors, {})
+        # Until its index is written, last of all, the folder is no pipeline; shards' index would win over one file.
+        for stale in (index, *partial.parent.glob("*.index.json")):
+            stale.unlink(missing_ok=True)
     write_json(path / "transformer" / "config.json", diffusers_dit.transformer_json(config))
     write_json(path / "scheduler" / "scheduler_config.json", diffusers_dit.scheduler_json(config))
     if codec:
@@ -92,13 +104,15 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
         print(f"DiTPipeline's null label is 1000: with {config.num_classes} classes, leave its guidance_scale at 1.")
 
 
-def open_kl(source: str):
-    """The VAE for a pipeline. Raises CheckpointError when it is not one of the kind that DiTPipeline takes."""
+def open_kl(source: str, channels: int):
+    """The VAE for a pipeline. Raises CheckpointError when it is not of DiTPipeline's kind, or of other latents."""
     from dit_lab.codecs import open_vae
 
     vae = open_vae(source)
     if type(vae).__name__ != "AutoencoderKL":
         raise CheckpointError(f"{source}: DiTPipeline takes an AutoencoderKL, this is {type(vae).__name__}")
+    if vae.config.latent_channels != channels:
+        raise CheckpointError(f"{source}: its latents have {vae.config.latent_channels} channels, the model {channels}")
     return vae
 
 

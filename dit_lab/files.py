@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -42,6 +43,14 @@ def store(path: Path, tensors: dict, about: dict) -> None:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata)
     except SafetensorError as error:
         raise OSError(f"could not write {path.parent}: {error}") from error
+
+
+def store_pickled(path: Path, tensors: dict) -> None:
+    """Write PyTorch's own kind of file in place. Raises OSError, as for other files, when the disk is full."""
+    try:
+        torch.save(tensors, path)
+    except RuntimeError as error:
+        raise OSError(f"could not write {path.parent}: {str(error).splitlines()[0]}") from error
 
 
 def write_json(path: str | Path, content) -> None:

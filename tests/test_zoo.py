@@ -22,7 +22,6 @@ class MnistShape:
     shape, names = (1, 28, 28), [str(digit) for digit in range(10)]
 
 
-
 @pytest.fixture(scope="module")
 def mnist_test(real_data):
     return dit_lab.open_data(real_data("mnist"), split="test")

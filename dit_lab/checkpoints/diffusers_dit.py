@@ -63,7 +63,7 @@ def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
             parts = [tensors[f"transformer_blocks.{n}.{part}.{kind}"] for part in QKV]
             ours[f"blocks.{n}.attn.qkv.{kind}"] = torch.cat(parts)
     ours["patch_embedding.weight"] = rearrange(ours["patch_embedding.weight"], "d c p q -> d (c p q)")
-    ours["positions"] = position_table(config.dim, *config.grid)
+    ours["positions"] = position_table(config.dim, *config.grid).to(ours["patch_embedding.weight"].dtype)
     return ours
 
 
@@ -92,6 +92,12 @@ def check_expressible(config: DiTConfig) -> None:
     }
     if why := [reason for reason, applies in reasons.items() if applies]:
         raise CheckpointError(f"this model does not fit diffusers' DiT, which {' and '.join(why)}")
+
+
+def check_positions(positions: torch.Tensor, config: DiTConfig) -> None:
+    """Raise CheckpointError for a position table `n d` other than the sine table, which diffusers computes itself."""
+    if not torch.allclose(position_table(config.dim, *config.grid), positions.float(), atol=1e-2):
+        raise CheckpointError("this model's position table is not the sine table, the only one that diffusers' DiT has")
 
 
 def config_of(tensors: dict, transformer: dict, scheduler: dict) -> DiTConfig:
@@ -147,7 +153,11 @@ def transformer_json(config: DiTConfig) -> dict:
 
 
 def scheduler_json(config: DiTConfig) -> dict:
-    """A DDIM scheduler that walks our timesteps, ends included, and clips nothing."""
+    """A DDIM scheduler that starts from pure noise, ends at the clean image, and clips nothing.
+
+    diffusers' DDIM goes down by 1000 // steps whatever its spacing: "trailing" fits that in any number of steps that
+    divides 1000, and is ours in 1 and in 1000; "linspace" has our timesteps more often, but misses the next by one.
+    """
     invert = lambda table, value: next(theirs for theirs, ours in table.items() if ours == value)
     return {
         "_class_name": "DDIMScheduler",
@@ -158,7 +168,7 @@ def scheduler_json(config: DiTConfig) -> dict:
         "prediction_type": invert(PREDICTIONS, config.prediction),
         "clip_sample": False,
         "set_alpha_to_one": True,
-        "timestep_spacing": "linspace",
+        "timestep_spacing": "trailing",
     }
 
 

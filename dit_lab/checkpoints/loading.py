@@ -1,18 +1,24 @@
 """`load`: any checkpoint as a model, built without memory of its own and filled with the file's tensors, strictly."""
 
+import math
 from dataclasses import asdict, dataclass
+from os import PathLike
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from dit_lab.checkpoints import diffusers_dit, meta_dit, own
 from dit_lab.checkpoints.places import Place, find
-from dit_lab.checkpoints.reading import CheckpointError, listed, read
+from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
 from dit_lab.dit import DiTConfig
 from dit_lab.presets import build
 
 FORMATS = (own, meta_dit, diffusers_dit)
 WEIGHTS = ("ema", "model")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+MOST_PATCHES = 2**16  # an absurd size would fill the memory with its position table
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None
     that names the source, when it is not there, not readable, not a DiT, incomplete, contradicts its config, or holds
     NaN or Inf (loaded all the same with `allow_nonfinite`).
     """
+    if not isinstance(source, str | PathLike) or not str(source):
+        raise CheckpointError(f"a checkpoint is a zoo name, a path or a hub id, not {source!r}")
     source = str(source)
     if weights not in WEIGHTS:
         raise CheckpointError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
@@ -46,18 +54,22 @@ def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None
         form = next((form for form in FORMATS if form.matches(tensors)), None)
         if form is None:
             raise CheckpointError(f"its tensors are no DiT's: {listed(sorted(tensors)) or 'it has none'}")
-        config, labels, codec = described(form, place, tensors, about, heads)
+        config = described(form, place, tensors, about, heads)
         model = filled(form, config, tensors, dtype, allow_nonfinite)
+        labels, codec = named_by(form, place, about, config)  # last: only now is the number of classes to be believed
     except CheckpointError as error:
         raise CheckpointError(named(source, error)) from error
     except OSError as error:
         raise CheckpointError(named(source, f"could not be read: {error.strerror or error}")) from error
+    except (TypeError, IndexError, OverflowError) as error:  # values and shapes that no config or DiT has
+        raise CheckpointError(named(source, f"its config or tensors make no DiT: {first_line(error)}")) from error
     return Loaded(model.to(device).eval(), config, labels, codec, source)
 
 
 def named(source: str, sentence) -> str:
-    """The sentence, begun with the source where it does not name it."""
-    return str(sentence) if source in str(sentence) else f"{source}: {sentence}"
+    """The sentence, begun with the source where it does not name it; what cannot be printed in it is escaped."""
+    text = str(sentence) if source in str(sentence) else f"{source}: {sentence}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def gather(place: Place, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -69,25 +81,42 @@ def gather(place: Place, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
     return tensors, about
 
 
-def described(form, place: Place, tensors: dict, about: dict, heads) -> tuple[DiTConfig, list[str], str | None]:
-    """(config, class names, codec) from the JSON beside the tensors, their file's own words, or their shapes."""
-    config, labels, codec = place.config, None, None
+def described(form, place: Place, tensors: dict, about: dict, heads) -> DiTConfig:
+    """The config in the JSON beside the tensors, in their file's own words, or in their shapes."""
     if form is diffusers_dit:
-        made = form.config_of(tensors, config, place.scheduler)
-        labels = form.labels_of(place.index, made)
-        codec = str(place.vae) if place.vae else meta_dit.codec_of(made, {})
-        return made, texts(labels, made), codec
-    if form is meta_dit and config.get("format") != own.NAME:
-        args = about.get("args") if isinstance(about.get("args"), dict) else {}
-        made = form.config_of(tensors, args, heads)
-        return made, texts(meta_dit.labels_of(made), made), meta_dit.codec_of(made, args)
-    ours = {**about, **config}
+        return form.config_of(tensors, place.config, place.scheduler)
+    if is_foreign(form, place):
+        return form.config_of(tensors, heads)
     said = about.get("run", about).get("model")  # a training state keeps its model's config with the run
+    ours = {**about, **place.config}
     ours["model"] = ours.get("model", said)
     made = own.config_of(ours)
     if said is not None and asdict(own.config_of({**ours, "model": said})) != asdict(made):
         raise CheckpointError("its config.json and what the tensors' file says of itself are of different models")
-    return made, texts(ours.get("labels"), made), ours.get("codec")
+    return made
+
+
+def named_by(form, place: Place, about: dict, config: DiTConfig) -> tuple[list[str], str | None]:
+    """(class names, codec) from the same places."""
+    if form is diffusers_dit:
+        codec = str(place.vae) if place.vae else meta_dit.codec_of(config, {})
+        return texts(form.labels_of(place.index, config), config), codec
+    if is_foreign(form, place):
+        return texts(meta_dit.labels_of(config), config), meta_dit.codec_of(config, arguments(about))
+    ours = {**about, **place.config}
+    if not isinstance(codec := ours.get("codec"), str | None):
+        raise CheckpointError(f"its config's codec should be a name, not {codec!r}")
+    return texts(ours.get("labels"), config), codec
+
+
+def is_foreign(form, place: Place) -> bool:
+    """Whether these are the original's tensors without the JSON that `convert` writes beside them."""
+    return form is meta_dit and place.config.get("format") != own.NAME
+
+
+def arguments(about: dict) -> dict:
+    """The original's training arguments, where its file has them."""
+    return about["args"] if isinstance(about.get("args"), dict) else {}
 
 
 def texts(labels, config: DiTConfig) -> list[str]:
@@ -104,12 +133,18 @@ def filled(form, config: DiTConfig, tensors: dict, dtype, allow_nonfinite: bool)
     """A model whose tensors are the file's. Raises CheckpointError unless they are exactly the ones it should have."""
     if config.depth > len(tensors):
         raise CheckpointError(f"its config says {config.depth} blocks, its file has {len(tensors)} tensors in all")
+    if math.prod(config.grid) > MOST_PATCHES:
+        raise CheckpointError(
+            f"its config says {config.grid[0]} x {config.grid[1]} patches, the most are {MOST_PATCHES}"
+        )
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             model = build(config)
-    except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"its config makes no DiT: {error}") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"its config makes no DiT: {first_line(error)}") from error
     check_same(tensors, form.to_theirs(model.state_dict(), config))
+    if strange := [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]:
+        raise CheckpointError(f"weights should be floats of 16, 32 or 64 bits, not {listed(strange)}")
     ours = form.to_ours(tensors, config)
     tensors.clear()
     for name in ours:
@@ -119,6 +154,17 @@ def filled(form, config: DiTConfig, tensors: dict, dtype, allow_nonfinite: bool)
         check_finite(ours)
     model.load_state_dict(ours, assign=True)
     return model
+
+
+class Undrawn(TorchFunctionMode):
+    """Within it no random numbers are drawn: a model built to be filled needs none.
+
+    On the meta device drawing them would cost no time by itself, but import PyTorch's compiler, which takes seconds.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ not in ("normal_", "uniform_"):
+            return func(*args, **(kwargs or {}))
 
 
 def check_same(tensors: dict, expected: dict) -> None:

@@ -12,7 +12,7 @@ from einops import rearrange
 from dit_lab.checkpoints.reading import CheckpointError
 from dit_lab.dit import DiTConfig
 from dit_lab.layers import position_table
-from dit_lab.presets import PRESETS, SIZES
+from dit_lab.presets import SIZES
 
 NAME = "meta_dit"
 ENDS = {
@@ -66,7 +66,7 @@ def to_theirs(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
     return theirs
 
 
-def config_of(tensors: dict, args: dict, heads: int | None) -> DiTConfig:
+def config_of(tensors: dict, heads: int | None) -> DiTConfig:
     """The config that the tensors' shapes imply. Raises CheckpointError when they imply none."""
     try:
         dim, in_channels, p, _ = tensors["x_embedder.proj.weight"].shape
@@ -77,7 +77,7 @@ def config_of(tensors: dict, args: dict, heads: int | None) -> DiTConfig:
             in_channels=in_channels,
             dim=dim,
             depth=len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),
-            heads=heads or PRESETS.get(str(args.get("model")), {}).get("heads") or heads_of(dim),
+            heads=heads or heads_of(dim),
             mlp_ratio=tensors["blocks.0.mlp.fc1.weight"].shape[0] / dim,
             num_classes=tensors["y_embedder.embedding_table.weight"].shape[0] - 1,
             learned_variance=tensors["final_layer.linear.weight"].shape[0] == 2 * in_channels * p**2,

@@ -1,5 +1,6 @@
 """Where a checkpoint is: a zoo name, a file or folder here, or a Hugging Face hub id, brought to files on this disk."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -28,13 +29,15 @@ def find(source: str, weights: str) -> Place:
     """The place that `source` names. A bare name is the zoo's before it is a folder's. Raises CheckpointError."""
     if source in zoo():
         return in_folder(zoo()[source], weights)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_file():
         return Place([path], read_config(beside(path)))
     if path.is_dir():
         return in_folder(path, weights)
     if HUB_ID.fullmatch(source) and not source.endswith(ENDINGS):
         return in_folder(downloaded(source), weights)
+    if path.exists():
+        raise CheckpointError(f"{source!r} is neither a file nor a folder")
     known = get_close_matches(source, zoo(), n=3, cutoff=0.4) or sorted(zoo())
     hint = "" if "/" in source or path.suffix else f", and the zoo has no such model (nearest: {', '.join(known)})"
     raise CheckpointError(f"there is no file or folder {source!r}{hint}")
@@ -71,7 +74,8 @@ def in_folder(folder: Path, weights: str) -> Place:
         return Place([folder / STATE], config)
     if (folder / TENSORS).is_file():
         return Place([folder / TENSORS], config)
-    single = [path for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".pt", ".pth", ".ckpt")]
+    endings = (".safetensors", ".pt", ".pth", ".ckpt")
+    single = [path for path in sorted(folder.iterdir()) if path.suffix in endings and path.is_file()]
     if len(single) == 1:
         return Place(single, read_config(beside(single[0])))
     what = f"several, so name one: {listed([path.name for path in single])}" if single else "no checkpoint"
@@ -95,33 +99,42 @@ def diffusers_weights(folder: Path) -> list[Path]:
         if (folder / name).is_file():
             return [folder / name]
         if (index := folder / f"{name}.index.json").is_file():
-            shards = sorted({str(shard) for shard in read_json(index).get("weight_map", {}).values()})
+            table = read_json(index).get("weight_map")
+            shards = sorted(set(map(str, table.values()))) if isinstance(table, dict) else []
             if missing := [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]:
                 raise CheckpointError(f"{index} names {listed(missing)}, not in its folder")
+            if not shards:
+                raise CheckpointError(f"{index} names no files (weight_map)")
             return [folder / shard for shard in shards]
     raise CheckpointError(f"the folder {folder} has no diffusion_pytorch_model.safetensors (or .bin)")
 
 
 def downloaded(repository: str) -> Path:
-    """The newest snapshot of a hub repository, from the cache where it is there, continued where it broke off.
+    """The newest snapshot of a hub repository, from the cache where it is there; what breaks off is continued.
 
     Raises CheckpointError when the hub has no such repository, keeps it behind a login, or cannot be reached.
     """
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
+    except ImportError as error:
+        raise CheckpointError(f"there is no folder {repository!r}, and no huggingface_hub to look further") from error
 
     def get(*patterns):
         return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
 
     try:
         folder = get("*.json", "*.safetensors")
-        return folder if any(folder.rglob("*.safetensors")) else get("*.json", "*.bin", "*.pt", "*.pth")
+        found = any(path.parent.name != "vae" for path in folder.rglob("*.safetensors"))
+        folder = folder if found else get("*.json", "*.safetensors", "*.bin", "*.pt", "*.pth")
+        if folder.is_dir():
+            return folder
+        reason = "the repository has no file that a checkpoint could be in"
     except GatedRepoError:
         reason = "the hub asks for a login: run `hf auth login`, or download it and give the folder"
     except RepositoryNotFoundError:
         reason = "neither a file or folder here nor a repository of the hub (or a private one: `hf auth login`)"
-    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+    except (OSError, ValueError, RuntimeError, HTTPError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         reason = f"the hub could not be reached, or broke off ({said}); try again, or give the path of a local folder"
     raise CheckpointError(f"{repository!r}: {reason}")

@@ -41,17 +41,31 @@ def as_pictures(x: torch.Tensor, reach: float = 1.0) -> np.ndarray:
 def trajectory_strip(trajectory: Trajectory, sample: int = 0, frames: int = 8) -> Figure:
     """One sample's way from noise to picture: x_t, predicted x0 and predicted noise in rows, timesteps in columns."""
     chosen = torch.linspace(0, len(trajectory.t) - 1, min(frames, len(trajectory.t))).round().int().tolist()
-    rows = [("$x_t$", trajectory.x, 1.0), ("predicted $x_0$", trajectory.x0, 1.0)]
-    rows.append(("predicted noise\n(black -3, white 3)", trajectory.eps, NOISE_REACH))
-    figure, axes = panels(len(rows), len(chosen), 1.25)
-    for line, (name, tensor, reach) in zip(axes, rows, strict=True):
-        for axis, picture, step in zip(line, as_pictures(tensor[chosen, sample], reach), chosen, strict=True):
-            show(axis, picture, f"t = {trajectory.t[step]}" if name == rows[0][0] else "")
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    rows = {"$x_t$": trajectory.x[chosen, sample], "predicted $x_0$": trajectory.x0[chosen, sample]}
+    rows["predicted noise\n(black -3, white 3)"] = trajectory.eps[chosen, sample] / NOISE_REACH
     options, label = trajectory.options, trajectory.labels[sample]
     what = "no label" if label == trajectory.config.num_classes else f"class {label}"
     about = f"{options['sampler'].upper()}, {options['steps']} steps, guidance {options['cfg_scale']:g}"
-    figure.suptitle(f"From noise to {what}: {about}")
+    return picture_table(rows, [f"t = {trajectory.t[step]}" for step in chosen], f"From noise to {what}: {about}")
+
+
+def picture_table(rows: dict[str, torch.Tensor], columns: Sequence | None = None, title: str = "") -> Figure:
+    """Pictures side by side that differ in one thing a row: `rows` maps a name to `b c h w` in [-1, 1].
+
+    All rows are b long, and `columns` are the b names above them. Raises ValueError when their numbers differ.
+    """
+    lengths = {name: len(pictures) for name, pictures in rows.items()} | ({"columns": len(columns)} if columns else {})
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"a table's rows and columns must be equally long, not {lengths}")
+    number = next(iter(lengths.values()))
+    figure, axes = panels(len(rows), number, 1.25 if number < 9 else 1.0)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for axis, picture in zip(line, as_pictures(pictures), strict=True):
+            show(axis, picture, "")
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    for axis, name in zip(axes[0], columns or (), strict=False):
+        axis.set_title(str(name), fontsize=9)
+    figure.suptitle(title)
     return figure
 
 

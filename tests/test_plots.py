@@ -14,6 +14,7 @@ from dit_lab.plots import (
     attention_overlay,
     loss_curve,
     modulation_heat_map,
+    picture_table,
     sample_grid,
     trajectory_strip,
 )
@@ -74,6 +75,18 @@ def test_a_strip_shows_noisiest_first_and_the_picture_last(run):
         assert (axis.images[0].get_array() == as_pictures(frame[None])[0]).all()
     assert len(whole(trajectory_strip(trajectory, frames=99))) == 15
     assert "no label" in trajectory_strip(trajectory, sample=1).get_suptitle()
+
+
+def test_a_table_names_its_rows_and_columns_and_refuses_ragged_ones():
+    rows = {"noise": torch.randn(3, 1, 4, 4), "picture": torch.rand(3, 1, 4, 4)}
+    axes = whole(picture_table(rows, ["a", "b", "c"], "before and after"))
+    assert [axis.get_title() for axis in axes] == ["a", "b", "c", "", "", ""]
+    assert [axis.get_ylabel() for axis in axes] == ["noise", "", "", "picture", "", ""]
+    assert (axes[4].images[0].get_array() == as_pictures(rows["picture"][[1]])[0]).all()
+    assert len(whole(picture_table(rows, title="without names"))) == 6
+    for ragged in dict(rows=rows | {"more": torch.rand(4, 1, 4, 4)}), dict(rows=rows, columns=["a", "b"]):
+        with pytest.raises(ValueError, match="equally long"):
+            picture_table(**ragged)
 
 
 def test_a_grid_shows_every_sample_under_its_label(run):

@@ -17,10 +17,12 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; others can reach 0.0.0.0")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     options = parser.parse_args()
+    if options.port is not None and not 0 < options.port < 2**16:
+        parser.error(f"the port must be a number from 1 to 65535, not {options.port}")
     try:
         device = pick_device(options.device)
         loaded = load(options.checkpoint, device=device)
-        codec = open_codec(loaded.codec_hint, options.vae, device=device)
+        codec = open_codec(loaded.codec_hint, options.vae, channels=loaded.config.in_channels, device=device)
         # Gradio takes seconds to import: what cannot be loaded is said before.
         from dit_lab.ui import build_app, launch_options
 

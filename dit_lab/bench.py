@@ -8,11 +8,15 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-import tyro
 from tqdm.auto import tqdm
 
+from dit_lab.dit import DiTConfig
 from dit_lab.presets import build, preset
+from dit_lab.program import run
+from dit_lab.run import pick_device
 from dit_lab.train import uses_bf16
+
+WARM_UP = 2
 
 
 def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, rounds: int = 7, device: str = "cpu"):
@@ -24,11 +28,13 @@ def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, r
         rounds: Turns that each side takes; the first two warm up and are not counted.
         device: cpu or cuda.
     """
-    place = torch.device(device)
+    if batch < 1 or rounds <= WARM_UP:
+        raise ValueError(f"a bench needs a batch of at least 1 and {WARM_UP + 1} rounds, not {batch} and {rounds}")
+    configs, place = [preset(name) for name in models], pick_device(device)
     print(f"batch {batch}, {rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
     print(f"{'':36}{'diffusers':>12}{'dit_lab':>12}{'ratio':>8}")
-    for name in models:
-        ours, theirs = pair(name, place)
+    for name, config in zip(models, configs, strict=True):
+        ours, theirs = pair(config, place)
         inputs = (torch.randn(batch, 4, 32, 32), torch.randint(1000, (batch,)), torch.randint(1000, (batch,)))
         x, t, y = (tensor.to(place) for tensor in inputs)
         reference = lambda x=x, t=t, y=y, model=theirs: model(x, timestep=t, class_labels=y).sample
@@ -45,16 +51,15 @@ def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, r
         print("this machine has no bf16 instructions: bf16 was not timed")
 
 
-def pair(name: str, device):
-    """Our model of that preset and diffusers' of the same size, both with random weights that are nowhere zero."""
+def pair(config: DiTConfig, device):
+    """Our model and diffusers' of the same size, both with random weights that are nowhere zero."""
     from diffusers import DiTTransformer2DModel
 
-    config = preset(name)
     theirs = DiTTransformer2DModel(
         num_attention_heads=config.heads, attention_head_dim=config.dim // config.heads, num_layers=config.depth,
         patch_size=config.patch_size, sample_size=32, in_channels=4, out_channels=8, num_embeds_ada_norm=1000,
     )  # fmt: skip
-    models = build(name), theirs
+    models = build(config), theirs
     for model in models:
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -70,7 +75,7 @@ def alternate(first: Callable, second: Callable, rounds: int, device) -> tuple[f
             start = time.perf_counter()
             call()
             wait(device)
-            if turn >= 2:
+            if turn >= WARM_UP:
                 kept.append(time.perf_counter() - start)
     return median(times[0]), median(times[1])
 
@@ -114,4 +119,4 @@ def report(what: str, theirs: float, ours: float) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(bench)
+    run(bench, "dit_lab.bench")

@@ -7,6 +7,8 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 
+from dit_lab.program import run, stop
+
 COMMANDS = {
     "train": ("dit_lab.run", "train_command", "train a DiT on pictures, or resume a run"),
     "sample": ("dit_lab.draw", "sample_command", "draw pictures with a checkpoint"),
@@ -25,26 +27,8 @@ def main() -> None:
         hint = f"; did you mean {near[0]}?" if near else "."
         stop(f"there is no command {name!r}{hint} The commands are {', '.join(COMMANDS)}.", 2)
     else:
-        run(name, rest)
-
-
-def run(name: str, arguments: list[str]) -> None:
-    """Import a command, read its arguments from its signature, and call it."""
-    import tyro
-
-    module, function, _ = COMMANDS[name]
-    try:
-        tyro.cli(getattr(import_module(module), function), prog=f"dit_lab {name}", args=arguments)
-    except (ValueError, OSError) as error:
-        stop(str(error), 2)
-    except KeyboardInterrupt:
-        stop("interrupted", 130)
-
-
-def stop(sentence: str, code: int) -> None:
-    """Leave with a sentence on standard error."""
-    print(f"dit_lab: {sentence}", file=sys.stderr)
-    sys.exit(code)
+        module, function, _ = COMMANDS[name]
+        run(getattr(import_module(module), function), f"dit_lab {name}", rest)
 
 
 def usage() -> str:

@@ -7,13 +7,17 @@ autoencoders). A codec is anything with `note` (a sentence for the reader, or ""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from einops import rearrange, repeat
 
+from dit_lab.checkpoints.places import HUB_ID, fetched
+
 # Four directions into RGB that keep latent channels apart; the first is brightness. Any fixed choice would do.
 FALSE_COLOURS = torch.tensor([[0.30, 0.30, 0.30], [0.30, 0.0, -0.30], [-0.15, 0.30, -0.15], [0.15, -0.25, 0.20]])
 VAES = ("AutoencoderKL", "AutoencoderTiny")
+VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", "*_model.safetensors")]
 
 
 @dataclass(frozen=True)
@@ -54,38 +58,54 @@ class Autoencoder:
         return torch.cat(images).float().cpu().clamp(-1, 1)
 
 
-def open_codec(hint: str | None, vae: str | None = None, *, device="cpu") -> Pixels | FalseColours | Autoencoder:
+def open_codec(
+    hint: str | None, vae: str | None = None, *, channels: int, device="cpu"
+) -> Pixels | FalseColours | Autoencoder:
     """The codec that a checkpoint names (`hint`), or the VAE asked for: a folder or a hub id, in diffusers' format.
 
-    A named VAE that cannot be opened leaves false colours with a note; one asked for raises ValueError.
+    A named VAE that cannot be opened, or whose latents have not the model's `channels`, leaves false colours with a
+    note; one asked for raises ValueError.
     """
     if vae is not None:
-        return Autoencoder(open_vae(vae).to(device))
+        return Autoencoder(open_vae(vae, channels).to(device))
     if hint == "pixels":
         return Pixels()
     if hint is None:
         return FalseColours()
     try:
-        return Autoencoder(open_vae(hint).to(device))
+        return Autoencoder(open_vae(hint, channels).to(device))
     except ValueError as error:
         return FalseColours(f"{error}. Latents are shown in false colours; give another VAE with --vae.")
 
 
-def open_vae(source: str) -> torch.nn.Module:
+def open_vae(source: str, channels: int) -> torch.nn.Module:
     """An AutoencoderKL or AutoencoderTiny, or the `vae` of a pipeline, from safetensors. Raises ValueError."""
+    folder = vae_folder(source)
     import diffusers  # here, not above: it takes seconds, and pictures and false colours do without it
 
-    options = {"subfolder": "vae"} if (Path(source) / "vae").is_dir() else {}
     try:
-        name = diffusers.AutoencoderKL.load_config(source, **options).get("_class_name")
-        if name not in VAES:
+        config = diffusers.AutoencoderKL.load_config(folder)
+        if (name := config.get("_class_name")) not in VAES:
             raise ValueError(f"it holds a {name}, not one of {', '.join(VAES)}")
+        if (there := config.get("latent_channels")) != channels:
+            raise ValueError(f"its latents have {there} channels, the model's {channels}")
         # Only safetensors: a pickled file could carry code.
-        model = getattr(diffusers, name).from_pretrained(source, use_safetensors=True, **options)
+        model = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(str(error), 200, placeholder=" …").rstrip(".")
         raise ValueError(f"could not open the VAE {source!r}: {reason}") from error
     return model.eval().requires_grad_(False)
+
+
+def vae_folder(source: str) -> Path:
+    """The folder that holds the VAE's `config.json`: of a VAE or a pipeline, on this disk or from the hub."""
+    if Path(source).is_dir():
+        folder = Path(source)
+    elif HUB_ID.fullmatch(source):
+        folder = fetched(source, VAE_FILES)
+    else:
+        raise ValueError(f"could not open the VAE {source!r}: there is no such folder")
+    return folder / "vae" if (folder / "vae").is_dir() else folder
 
 
 def false_colours(latents):

@@ -108,11 +108,9 @@ def open_kl(source: str, channels: int):
     """The VAE for a pipeline. Raises CheckpointError when it is not of DiTPipeline's kind, or of other latents."""
     from dit_lab.codecs import open_vae
 
-    vae = open_vae(source)
+    vae = open_vae(source, channels)
     if type(vae).__name__ != "AutoencoderKL":
         raise CheckpointError(f"{source}: DiTPipeline takes an AutoencoderKL, this is {type(vae).__name__}")
-    if vae.config.latent_channels != channels:
-        raise CheckpointError(f"{source}: its latents have {vae.config.latent_channels} channels, the model {channels}")
     return vae
 
 

@@ -54,6 +54,8 @@ def open_data(source: str | Path, *, split="train", size: int | None = None, lab
     """
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1, not {size}")
+    if not str(source):
+        raise DataError("give a data set: digits, a hub id, or a folder")
     if str(source) == "digits":
         images = scikit_digits(split, size)
         return images if labelled else Images(images.pixels, np.zeros_like(images.labels), [])

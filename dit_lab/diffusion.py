@@ -32,7 +32,10 @@ SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
 class Prediction(NamedTuple):
-    """How a parametrisation reads: its training target, and x0 from its output (a = sqrt alpha_bar, s its sine)."""
+    """How a parametrisation reads: its training target, and x0 from its output.
+
+    Both get a = sqrt(alpha_bar), the picture's factor in x_t, and s = sqrt(1 - alpha_bar), the noise's.
+    """
 
     target: Callable  # (x0, eps, a, s) -> what the network should output
     x0: Callable  # (x, output, a, s) -> x0

@@ -33,7 +33,10 @@ class DiTConfig:
 
     def __post_init__(self):
         size = self.input_size
-        object.__setattr__(self, "input_size", tuple(size) if isinstance(size, list) else size)
+        size = tuple(size) if isinstance(size, list) else size
+        # A square has one name, so that equal configs compare equal.
+        square = isinstance(size, tuple) and len(size) == 2 and size[0] == size[1]
+        object.__setattr__(self, "input_size", size[0] if square else size)
         for field, least in dict(patch_size=1, in_channels=1, dim=4, depth=1, heads=1, num_classes=0).items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -41,6 +44,8 @@ class DiTConfig:
         sides = self.size if isinstance(self.size, tuple) else ()
         if len(sides) != 2 or not all(isinstance(s, int) and s > 0 and s % self.patch_size == 0 for s in sides):
             raise ValueError(f"input_size {size} must be one or two positive multiples of patch_size {self.patch_size}")
+        if not isinstance(self.learned_variance, bool):
+            raise ValueError(f"learned_variance must be true or false, not {self.learned_variance!r}")
         if self.dim % 4:
             raise ValueError(f"dim must be a multiple of 4 (2-D sine and cosine positions), not {self.dim}")
         if not isinstance(self.mlp_ratio, int | float) or not 1 <= self.dim * self.mlp_ratio < float("inf"):

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import load
 from dit_lab.codecs import open_codec
-from dit_lab.files import atomic
+from dit_lab.files import atomic, writable
 from dit_lab.run import pick_device
 from dit_lab.sampling import SAMPLERS
 from dit_lab.trajectory import Recording
@@ -54,13 +54,15 @@ def sample_command(
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f"out must be the name of a .png file, not {out}")
+    for path in filter(None, (out, trace)):
+        writable(path)
     device = pick_device(device)
     loaded = load(source, weights=weights, device=device)
     recording = Recording(
         loaded.model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta,
         cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval,
     )  # fmt: skip
-    codec = open_codec(loaded.codec_hint, vae, device=device)
+    codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=device)
     for step in tqdm(recording, total=steps, unit="step", mininterval=0.5):
         sample = step.previous
     if codec.note:
@@ -78,6 +80,5 @@ def write_grid(path: Path, images: torch.Tensor) -> None:
     blank = images.new_ones(-len(images) % columns, *images.shape[1:])
     grid = rearrange(torch.cat([images, blank]), "(rows columns) c h w -> (rows h) (columns w) c", columns=columns)
     pixels = ((grid.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as partial:
         Image.fromarray(pixels.numpy()).save(partial, format="PNG")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -26,8 +26,23 @@ def atomic(path: str | Path):
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written, there is nothing to remove
+            partial.unlink(missing_ok=True)
+
+
+def writable(path: Path) -> None:
+    """Make the folder of a file to come. Raises OSError, before any work, where none can be written."""
+    if path.is_dir():
+        raise OSError(f"{path} is a folder; give a file's name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror}") from error
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"could not write {path}: no permission in its folder")
 
 
 def write_tensors(path: str | Path, tensors: dict, about: dict) -> None:
@@ -42,7 +57,7 @@ def store(path: Path, tensors: dict, about: dict) -> None:
     try:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path, metadata)
     except SafetensorError as error:
-        raise OSError(f"could not write {path.parent}: {error}") from error
+        raise OSError(str(error)) from error
 
 
 def store_pickled(path: Path, tensors: dict) -> None:
@@ -50,7 +65,7 @@ def store_pickled(path: Path, tensors: dict) -> None:
     try:
         torch.save(tensors, path)
     except RuntimeError as error:
-        raise OSError(f"could not write {path.parent}: {str(error).splitlines()[0]}") from error
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def write_json(path: str | Path, content) -> None:

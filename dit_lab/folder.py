@@ -20,6 +20,8 @@ def open_folder(out: Path, state: TrainState, run: dict, resume: bool) -> None:
 
     What a killed run half wrote is cleared away. Raises ValueError, in one sentence, on a folder that does not fit.
     """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give the run a folder")
     if resume:
         if not (out / STATE).is_file():
             raise ValueError(f"there is nothing to resume in {out}: it has no {STATE}")

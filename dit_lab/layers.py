@@ -18,6 +18,7 @@ from torch import nn
 xavier = nn.init.xavier_uniform_
 zeros = nn.init.zeros_
 small_normal = partial(nn.init.normal_, std=0.02)
+FREQUENCIES = 256
 
 
 class Linear(nn.Linear):
@@ -149,14 +150,13 @@ class ModulatedNorm(nn.Module):
 class TimestepEmbedding(nn.Module):
     """`t: b -> b d`: 256 cosines and sines, then Linear-SiLU-Linear. `t` may be fractional."""
 
-    def __init__(self, dim: int, frequencies: int = 256):
+    def __init__(self, dim: int):
         super().__init__()
-        self.frequencies = frequencies
-        self.up = Linear(frequencies, dim, init=small_normal)
+        self.up = Linear(FREQUENCIES, dim, init=small_normal)
         self.down = Linear(dim, dim, init=small_normal)
 
     def forward(self, t):
-        waves = timestep_waves(t, self.frequencies).to(self.up.weight.dtype)
+        waves = timestep_waves(t, FREQUENCIES).to(self.up.weight.dtype)
         return self.down(F.silu(self.up(waves)))
 
 

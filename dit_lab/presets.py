@@ -23,8 +23,9 @@ def preset(name: str, **changes) -> DiTConfig:
     Raises ValueError that names the nearest presets, or the fields there are.
     """
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=3, cutoff=0.3) or list(PRESETS)
-        raise ValueError(f"there is no preset {name!r}; the nearest are {', '.join(near)}")
+        near = get_close_matches(name, PRESETS, n=3, cutoff=0.3)
+        there = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(PRESETS)}"
+        raise ValueError(f"there is no preset {name!r}; {there}")
     return changed(DiTConfig(**PRESETS[name]), **changes)
 
 

@@ -121,7 +121,13 @@ def pick_device(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, usable in there.items() if usable))
+    usable = ", ".join(kind for kind in there if there[kind])
     if not there.get(name.partition(":")[0], False):
-        usable = ", ".join(kind for kind in there if there[kind])
         raise ValueError(f"there is no device {name!r} here; there is {usable}")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device's name; there is {usable}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {name!r} here; the last is cuda:{torch.cuda.device_count() - 1}")
+    return device

@@ -91,11 +91,12 @@ def sample(
     """
     config = model.config if size is None else replace(model.config, input_size=size)
     labels = whole_labels(labels, config.num_classes)
-    check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed)
+    check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise)
     diffusion = (diffusion or Diffusion.named(config.schedule, config.prediction)).respaced(steps)
     guidance = Guidance(cfg_scale, cfg_channels, cfg_interval)
     shape = (len(labels), config.in_channels, *config.size)
-    return walk(model, labels, diffusion, SAMPLERS[sampler], guidance, eta, noise or seeded_noise(seed), shape)
+    noise = seeded_noise(seed) if noise is None else noise
+    return walk(model, labels, diffusion, SAMPLERS[sampler], guidance, eta, noise, shape)
 
 
 @torch.no_grad()
@@ -117,7 +118,7 @@ def walk(model, labels, diffusion, sampler, guidance, eta, noise, shape) -> Iter
 
 def drawn(noise, shape, device):
     """One draw of `noise`, in fp32 on `device`. Raises ValueError when its shape is not the one asked for."""
-    z = noise(shape)
+    z = torch.as_tensor(noise(shape))
     if tuple(z.shape) != shape:
         raise ValueError(f"noise was asked for {shape} and gave {tuple(z.shape)}")
     return z.to(device, torch.float32)
@@ -159,9 +160,9 @@ def whole_labels(labels, num_classes: int) -> list[int]:
     return [int(label) for label in plain]
 
 
-def check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed) -> None:
+def check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise=None) -> None:
     """Raise ValueError, in one sentence, on sampling arguments that make no sense for a model of this config."""
-    if sampler not in SAMPLERS:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
         raise ValueError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
     if not (isinstance(eta, Real) and 0 <= eta <= 1):
         raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
@@ -173,6 +174,8 @@ def check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed) -> 
         raise ValueError(f"cfg_interval must be two timesteps in rising order, not {cfg_interval!r}")
     if not (whole(seed) and -(2**63) <= seed < 2**64):
         raise ValueError(f"seed must be a whole number of at most 64 bits, not {seed!r}")
+    if noise is not None and not callable(noise):
+        raise ValueError(f"noise must be a function of a shape that gives a tensor, not a {type(noise).__name__}")
 
 
 def rising(pair) -> bool:

@@ -59,8 +59,13 @@ class TrainState:
                 about = json.loads((file.metadata() or {})["dit_lab"])
                 check_same(path, about["run"], json.loads(json.dumps(run)))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a training state that can be continued from: {error}") from error
+            self.fill(tensors, about)
+        except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is not a training state that can be continued from: {reason}") from error
+
+    def fill(self, tensors: dict, about: dict) -> None:
+        """Take over the tensors and figures of a saved state."""
         take = lambda prefix: {n.removeprefix(prefix): tensors[n] for n in tensors if n.startswith(prefix)}
         self.model.load_state_dict(take("model."))
         self.ema.load_state_dict(take("ema."))

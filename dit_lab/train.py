@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from dit_lab.diffusion import Diffusion
+from dit_lab.diffusion import Diffusion, whole
 from dit_lab.folder import checkpoint, log, open_folder
 from dit_lab.state import TrainState
 
+PRECISION = Literal["auto", "fp32", "bf16"]
 LOG_EVERY = 50
 LOGGED = ("loss", "mse", "vb", "gradient_norm", "images_per_second")
 
@@ -43,7 +44,7 @@ class TrainOptions:
     """Largest gradient norm; larger ones are scaled down to it."""
     mirror: bool = False
     """Flip half of the pictures left to right, as the paper does; right for photographs, wrong for digits."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: PRECISION = "auto"
     """fp32, bf16 (autocast), or auto: bf16 where the machine computes it."""
     seed: int = 0
     """Fixes the new model's weights, the data order, the noise, the timesteps and the dropped labels."""
@@ -53,13 +54,19 @@ class TrainOptions:
     def __post_init__(self):
         """Raise ValueError, in one sentence, on a value that makes no sense."""
         least = dict(steps=1, batch_size=1, warmup=0, seed=0, save_every=1)
-        wrong = [f"{name} must be at least {low}" for name, low in least.items() if not getattr(self, name) >= low]
+        wrong = [
+            f"{name} must be a whole number of at least {low} and 63 bits at most"
+            for name, low in least.items()
+            if not (whole(getattr(self, name)) and low <= getattr(self, name) < 2**63)
+        ]
         for name in "lr", "clip":
             if not 0 < getattr(self, name) < math.inf:
                 wrong.append(f"{name} must be a finite number above 0")
         for name in "ema_decay", "label_dropout":
             if not 0 <= getattr(self, name) <= 1:
                 wrong.append(f"{name} must be between 0 and 1")
+        if self.precision not in get_args(PRECISION):
+            wrong.append(f"precision must be one of {', '.join(get_args(PRECISION))}")
         if wrong:
             raise ValueError(f"{', '.join(f'{text}, not {getattr(self, text.split()[0])}' for text in wrong)}")
 
@@ -89,10 +96,11 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     gets the mean losses of every 50 steps. Raises ValueError, before any work, on a folder that holds another run or
     (with `resume`) none; NonFiniteLoss when training diverges, the step named.
     """
-    if images.shape[0] != model.config.in_channels or len(images.names) != model.config.num_classes:
+    taken, given = (model.config.in_channels, *model.config.size), tuple(images.shape)
+    if taken != given or len(images.names) != model.config.num_classes:
         raise ValueError(
-            f"the model takes {model.config.in_channels} channels and {model.config.num_classes} classes, "
-            f"the images have {images.shape[0]} and {len(images.names)}"
+            f"the model takes pictures of {spelt(taken)} (c h w) in {model.config.num_classes} classes, "
+            f"these are {spelt(given)} in {len(images.names)}"
         )
     state = TrainState.fresh(model, options.lr)
     if out is not None:
@@ -100,6 +108,11 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
     return loop(state, images, options, None if out is None else Path(out))
+
+
+def spelt(shape) -> str:
+    """`(1, 8, 8) -> 1 x 8 x 8`."""
+    return " x ".join(map(str, shape))
 
 
 def identity(state: TrainState, images, options: TrainOptions) -> dict:
@@ -142,7 +155,7 @@ def advance(state: TrainState, images, diffusion: Diffusion, options: TrainOptio
         group["lr"] = lr
     state.model.train()
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(options.precision, device)):
-        losses = diffusion.losses(lambda *inputs: state.model(*inputs).float(), x0, i, y, eps)
+        losses = diffusion.losses(state.model, x0, i, y, eps)
     loss, mse, vb = (part.mean().item() for part in losses)
     state.optimiser.zero_grad()
     losses.loss.mean().backward()

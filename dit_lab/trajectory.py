@@ -69,10 +69,11 @@ class Trajectory:
         Raises TraceError when the map would take more than `limit` bytes.
         """
         heads = range(self.config.heads) if head is None else [place("head", head, self.config.heads)]
+        queries = numbers("queries", queries)
         size = self.attention_bytes(queries=queries, blocks=[block], heads=heads, kind=kind)
         if size > limit:
             raise TraceError(
-                f"this attention map takes {size / 2**30:.2f} GiB, more than the limit of {limit / 2**30:.2f} GiB; "
+                f"this attention map takes {amount(size)}, more than the limit of {amount(limit)}; "
                 f"ask for the rows of some queries, for one head, or with a higher limit"
             )
         seen = self.replay(model, step, sample, half, attention=[block], modulation=False, features=False)
@@ -93,7 +94,7 @@ class Trajectory:
         for what, asked, count in (
             ("query", queries, self.tokens), ("block", blocks, self.config.depth), ("head", heads, self.config.heads)
         ):  # fmt: skip
-            for number in asked or ():
+            for number in numbers(what, asked) or ():
                 place(what, number, count)
         lengths = [
             self.tokens if queries is None else len(queries),
@@ -179,9 +180,9 @@ class Recording:
         self.config = model.config
         self.labels = whole_labels(labels, model.config.num_classes)
         self.options = {name: plain(options.get(name, default)) for name, default in OPTIONS.items()}
-        if options.get("noise"):
+        if options.get("noise") is not None:
             self.options["seed"] = None
-        self.steps = self.keep(sample(model, labels, **options))
+        self.steps = self.keep(sample(model, self.labels, **options))
         self.finished = None
 
     def __iter__(self) -> Iterator[Step]:
@@ -213,8 +214,25 @@ def record(model: nn.Module, labels, **options) -> Trajectory:
     return recording.trajectory
 
 
+def numbers(what: str, asked) -> list | None:
+    """A list, array or tensor of numbers as a list; None stays. Raises TraceError on anything else."""
+    plain = asked.tolist() if hasattr(asked, "tolist") else asked
+    if plain is not None and not isinstance(plain, Sequence | range):
+        raise TraceError(f"{what} must be a list of numbers, not {asked!r}")
+    return plain
+
+
+def amount(count: float) -> str:
+    """Bytes for a reader: `105906176 -> 101 MiB`."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
+
+
 def plain(value):
     """An option as JSON has it: lists for tuples, Python's numbers for numpy's."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(each) for each in value]
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value

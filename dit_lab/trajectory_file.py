@@ -29,8 +29,8 @@ def write_parts(path, parts: dict) -> None:
     about = {name: parts[name] for name in DESCRIPTION} | {"config": asdict(parts["config"])}
     try:
         write_tensors(path, {name: parts[name] for name in TENSORS}, {"format": FORMAT, "version": VERSION, **about})
-    except (OSError, SafetensorError) as error:
-        raise TraceError(f"could not write {path}: {error}") from error
+    except OSError as error:
+        raise TraceError(str(error)) from error
 
 
 def read_parts(path) -> dict:

@@ -40,7 +40,7 @@ def loaded(labels=("a", "b", "<img src=x onerror=alert(1)>"), **changes):
 
 def studio(**changes):
     found = loaded(**changes)
-    return Studio(found, open_codec(found.codec_hint))
+    return Studio(found, open_codec(found.codec_hint, channels=found.config.in_channels))
 
 
 def run(of, **changes):
@@ -156,7 +156,7 @@ def test_latents_without_a_vae_come_in_false_colours_with_a_note():
 
 def page(**changes):
     found = loaded(**changes)
-    return build_app(found, open_codec(found.codec_hint)).get_config_file()
+    return build_app(found, open_codec(found.codec_hint, channels=found.config.in_channels)).get_config_file()
 
 
 def test_the_page_opens_with_a_recorded_run_and_its_attention(monkeypatch):
@@ -193,7 +193,7 @@ def test_packed_numbers_are_exact():
 def server():
     """The address of the app, run as app.py does, and the numbers of its sampling and clicking events."""
     found = loaded()
-    app = build_app(found, open_codec(found.codec_hint))
+    app = build_app(found, open_codec(found.codec_hint, channels=found.config.in_channels))
     _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, **launch_options())
     numbers = {function.fn.__name__: number for number, function in app.fns.items() if function.fn}
     yield address, numbers

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from dit_lab.bench import alternate, bench, pair, relative_error
+from dit_lab.presets import preset
 
 
 def test_both_sides_are_the_same_model_up_to_diffusers_copies_of_its_embedders():
     """diffusers repeats the timestep and label embedder in every block; without the copies the counts agree."""
-    ours, theirs = pair("DiT-S/8", torch.device("cpu"))
+    ours, theirs = pair(preset("DiT-S/8"), torch.device("cpu"))
     count = lambda model: sum(p.numel() for p in model.parameters())
     embedders = count(theirs.transformer_blocks[0].norm1.emb)
     table = ours.positions.numel() if ours.positions.requires_grad else 0

@@ -1,6 +1,7 @@
 """The command line: quick help, typos, and one sentence with exit code 2 for bad input."""
 
 import os
+import resource
 import subprocess
 import sys
 from importlib import import_module
@@ -70,7 +71,7 @@ def test_train_shows_every_choice(command):
     [
         ("--preset", "DiT-huge/2", "DiT-huge/2"),
         ("--block", "sideways", "cross_attention"),
-        ("--steps", "0", "steps must be at least 1, not 0"),
+        ("--steps", "0", "steps must be a whole number of at least 1 and 63 bits at most, not 0"),
         ("--dim", "30", "dim must be a multiple of 4"),
         ("--heads", "5", "5 heads do not divide"),
         ("--data", "./nowhere", "there is no folder ./nowhere"),
@@ -126,3 +127,47 @@ def test_sample_tells_bad_input(options, told, checkpoint, command, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     code, _, complaint = command("sample", checkpoint, *options)
     assert code == 2 and told in complaint and "Traceback" not in complaint and not list(tmp_path.glob("a.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["dit_lab.bench", "--models", "foo"], "there is no preset 'foo'"),
+        (["dit_lab.bench", "--rounds", "2"], "a bench needs"),
+        (["dit_lab.bench", "--device", "cpu:x"], "'cpu:x' is no device's name"),
+        (["dit_lab.zoo.check", "nosuch"], "nosuch"),
+        (["app", "--port", "99999"], "the port must be a number from 1 to 65535"),
+    ],
+)
+def test_the_other_programs_tell_bad_input_too(arguments, told):
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--trace"])
+def test_sample_says_before_any_work_where_it_cannot_write(option, checkpoint, command, tmp_path):
+    """A file stands where a folder should be: no permission is needed to fail, also for root."""
+    (tmp_path / "file").write_text("")
+    places = {"--out": tmp_path / "s.png", "--trace": tmp_path / "t.safetensors"}
+    places[option] = tmp_path / "file" / "s.png"
+    options = [str(word) for pair in places.items() for word in pair]
+    code, _, said = command("sample", checkpoint, "--labels", 1, "--steps", 1, *options)
+    assert code == 2 and str(places[option]) in said and not (tmp_path / "s.png").exists()
+
+
+def test_sample_on_a_full_disk_names_the_file_and_leaves_nothing(checkpoint, command, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        code, _, said = command("sample", checkpoint, "--labels", 1, "--steps", 1, "--out", tmp_path / "s.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    last = said.strip().splitlines()[-1]
+    assert code == 2 and last == f"dit_lab: could not write {tmp_path / 's.png'}: File too large"
+    assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))
+
+
+def test_training_into_a_file_is_told(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, said = command("train", "--steps", 1, "--out", tmp_path / "file")
+    assert code == 2 and "file is a file; give the run a folder" in said

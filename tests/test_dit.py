@@ -242,6 +242,12 @@ def test_an_impossible_config_is_one_clear_value_error(change, said):
     assert "\n" not in str(refusal.value)
 
 
+def test_a_square_has_one_name():
+    assert DiTConfig(input_size=28, patch_size=4) == DiTConfig(input_size=(28, 28), patch_size=4)
+    assert DiTConfig(input_size=[28, 28], patch_size=4).input_size == 28
+    assert DiTConfig(input_size=(28, 32), patch_size=4).input_size == (28, 32)
+
+
 def test_a_config_from_json_equals_the_one_that_was_written():
     assert DiTConfig(input_size=[8, 16]) == DiTConfig(input_size=(8, 16))
     assert hash(DiTConfig(input_size=[8, 16])) == hash(DiTConfig(input_size=(8, 16)))

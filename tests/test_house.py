@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dit_lab"
 
 # From the ground up: a room may import the rooms before it. Rooms on one line are built together.
 FLOORS = """
-files
+files program
 layers
 blocks
 dit udit
@@ -26,13 +26,14 @@ data
 state folder
 train
 trace trajectory trajectory_file geometry
-count bench evaluate
+count evaluate
 plots
 widgets
 dit_lab
 zoo
 ui
 run draw
+bench
 cli
 __main__
 """

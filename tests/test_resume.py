@@ -10,9 +10,11 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from dit_lab.cli import run
+from dit_lab.program import run
+from dit_lab.run import train_command
 
 # The server imports what is slow once; each run is a process of its own, forked from it, that a signal really kills.
 processes = multiprocessing.get_context("forkserver")
@@ -35,7 +37,7 @@ def child(arguments, die_at):
         points = iter(range(1, 10**9))
         for name in "fsync", "replace":
             setattr(os, name, deadly(getattr(os, name), points, die_at))
-    run("train", arguments)
+    run(train_command, "dit_lab train", arguments)
 
 
 def deadly(function, points, die_at):
@@ -156,7 +158,7 @@ def command(capsys):
         code = 0
         with contextlib.suppress(SystemExit):
             code = 2
-            run("train", [*COMMAND, *map(str, arguments)])
+            run(train_command, "dit_lab train", [*COMMAND, *map(str, arguments)])
             code = 0
         return code, capsys.readouterr().err.strip().splitlines()[-1:]
 
@@ -197,10 +199,21 @@ def test_a_broken_state_is_one_sentence(broken, uninterrupted, tmp_path, command
     assert code == 2 and "is not a training state that can be continued from" in said
 
 
+@pytest.mark.parametrize("missing", ["model.out.bias", "ema.out.bias", "optimiser.exp_avg.out.bias"])
+def test_a_state_that_lacks_a_tensor_is_one_sentence(missing, uninterrupted, tmp_path, command):
+    with safe_open(uninterrupted / "state.safetensors", framework="pt") as file:
+        about = file.metadata()
+    tensors = load_file(uninterrupted / "state.safetensors")
+    del tensors[missing]
+    save_file(tensors, tmp_path / "state.safetensors", about)
+    code, [said] = command("--out", tmp_path, *options(), "--resume")
+    assert code == 2 and "is not a training state that can be continued from" in said and "out.bias" in said
+
+
 def test_a_diverging_run_stops_with_the_step_named_and_keeps_the_last_checkpoint(tmp_path, capsys):
     arguments = [*COMMAND, "--out", str(tmp_path / "run"), *options(50), "--lr", "1e30"]
     with pytest.raises(SystemExit) as left:
-        run("train", arguments)
+        run(train_command, "dit_lab train", arguments)
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert left.value.code == 1
     assert " at step " in said and "stays in" in said and "Traceback" not in said

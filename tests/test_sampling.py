@@ -208,6 +208,56 @@ def test_guidance_on_three_channels_leaves_the_fourth_and_the_variance_condition
     assert per_channel(everywhere.eps) == [-7, -6, -5, -4]
 
 
+def original_loop(model, labels, steps, scale, g, sampler):
+    """The original's guided loop, written out from its description: doubled batch, three channels guided, own noise.
+
+    x_T is drawn for one half and copied; at every step noise is drawn for both halves; the second is thrown away.
+    """
+    betas = np.linspace(1e-4, 0.02, 1000)
+    told = [round(i * 999 / (steps - 1)) for i in range(steps)]
+    alpha_bar = np.cumprod(1 - betas)[told]
+    before = np.append(1.0, alpha_bar[:-1])
+    beta = 1 - alpha_bar / before
+    variance = beta * (1 - before) / (1 - alpha_bar)
+    log_low, log_high = np.log(np.append(variance[1], variance[1:])), np.log(beta)
+    shape = (len(labels), 4, 8, 8)
+    x = torch.randn(*shape, generator=g).repeat(2, 1, 1, 1)
+    y = torch.tensor([*labels, *[model.config.num_classes] * len(labels)])
+    for i in reversed(range(steps)):
+        half = x[: len(labels)]
+        with torch.no_grad():
+            out = model(torch.cat([half, half]), torch.full((len(x),), told[i]), y)
+        cond, uncond = out[:, :3].chunk(2)
+        eps = torch.cat([torch.cat([uncond + scale * (cond - uncond)] * 2), out[:, 3:4]], dim=1).double()
+        x, noise = x.double(), torch.randn(2 * shape[0], *shape[1:], generator=g).double() * (i > 0)
+        x0 = (x - np.sqrt(1 - alpha_bar[i]) * eps) / np.sqrt(alpha_bar[i])
+        if sampler == "ddim":
+            x = np.sqrt(before[i]) * x0 + np.sqrt(1 - before[i]) * eps
+        else:
+            share = (out[:, 4:].double() + 1) / 2
+            mean = (np.sqrt(before[i]) * beta[i] * x0 + (1 - before[i]) * np.sqrt(1 - beta[i]) * x) / (1 - alpha_bar[i])
+            x = mean + torch.exp((share * log_high[i] + (1 - share) * log_low[i]) / 2) * noise
+        x = x.float()
+    return x[: len(labels)]
+
+
+@EACH
+@pytest.mark.parametrize("steps", [5, 25])
+def test_the_originals_images_come_out_from_the_originals_seeds(sampler, steps):
+    """Its noise is drawn for the doubled batch: the same generator, asked in its order, gives its images."""
+    model, labels, g, asked = random_model(), [1, 4, 0], torch.Generator(), []
+
+    def noise(shape):
+        asked.append(shape)
+        both = shape if len(asked) == 1 else (2 * shape[0], *shape[1:])
+        return torch.randn(*both, generator=g)[: shape[0]]
+
+    expected = original_loop(model, labels, steps, 4.0, g.manual_seed(3), sampler)
+    g.manual_seed(3)
+    ours = generate(model, labels, sampler=sampler, steps=steps, cfg_scale=4.0, cfg_channels=3, noise=noise)
+    assert (ours - expected).norm() / expected.norm() < 1e-5
+
+
 def test_outside_its_interval_guidance_costs_nothing():
     model = Model(lambda x, t, y: torch.cat([x, x], dim=1))
     steps = list(sample(model, [1, 2], steps=10, cfg_scale=4.0, cfg_interval=(222, 666)))
@@ -231,6 +281,13 @@ def test_noise_is_asked_for_once_at_first_and_once_every_step(sampler):
     for count, step in enumerate(steps, start=2):
         assert asked == [(3, 4, 8, 4)] * count and step.x.shape == (3, 4, 8, 4)
     assert len(asked) == 5
+
+
+def test_noise_may_be_an_array_and_must_be_a_function():
+    drawn = generate(random_model(), [1], steps=2, noise=lambda shape: np.zeros(shape))
+    assert torch.equal(drawn, generate(random_model(), [1], steps=2, noise=torch.zeros))
+    with pytest.raises(ValueError, match="noise must be a function"):
+        sample(random_model(), [1], noise=torch.zeros(1, 4, 8, 8))
 
 
 def test_noise_of_another_shape_is_refused():

@@ -147,15 +147,24 @@ def test_closing_the_generator_saves(digits, tmp_path):
     resumed.close()
 
 
-def test_a_model_that_does_not_fit_the_images_is_refused(digits):
-    with pytest.raises(ValueError, match="takes 3 channels and 10 classes, the images have 1 and 10"):
-        train(tiny(in_channels=3), digits, QUICK)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (dict(in_channels=3), "pictures of 3 x 8 x 8 .* in 10 classes, these are 1 x 8 x 8 in 10"),
+        (dict(input_size=16), "pictures of 1 x 16 x 16 .* in 10 classes, these are 1 x 8 x 8 in 10"),
+        (dict(num_classes=4), "pictures of 1 x 8 x 8 .* in 4 classes, these are 1 x 8 x 8 in 10"),
+    ],
+)
+def test_a_model_that_does_not_fit_the_images_is_refused(change, told, digits):
+    with pytest.raises(ValueError, match=told):
+        train(tiny(**change), digits, QUICK)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("warmup", -1), ("ema_decay", 1.5)]
-    + [("label_dropout", -0.1), ("clip", 0.0), ("seed", -1), ("save_every", 0)],
+    + [("label_dropout", -0.1), ("clip", 0.0), ("seed", -1), ("seed", 2**64), ("save_every", 0), ("steps", 2.5)]
+    + [("precision", "bf61")],
 )
 def test_an_impossible_option_is_one_sentence(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .*, not {value}"):

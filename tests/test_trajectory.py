@@ -167,11 +167,28 @@ def test_maps_above_the_limit_are_refused_before_anything_runs(model, trajectory
     broken = lambda *inputs: pytest.fail("ran")
     hook = model.register_forward_pre_hook(broken)
     try:
-        with pytest.raises(TraceError, match="takes 0.00 GiB.*ask for the rows of some queries"):
+        with pytest.raises(TraceError, match="takes 576 bytes, more than the limit of 100 bytes; ask for the rows"):
             trajectory.attention(model, 0, limit=100)
     finally:
         hook.remove()
     assert trajectory.attention(model, 0, queries=[0], head=0, limit=100).shape == (1, 1, 6)
+
+
+def test_queries_are_a_list_an_array_or_a_tensor(model, trajectory):
+    expected = trajectory.attention(model, 0, queries=[2, 0])
+    for queries in (torch.tensor([2, 0]), np.array([2, 0]), (2, 0)):
+        assert torch.equal(trajectory.attention(model, 0, queries=queries), expected)
+    assert torch.equal(trajectory.attention(model, 0, queries=range(3)), trajectory.attention(model, 0)[:, :3])
+    with pytest.raises(TraceError, match="queries must be a list of numbers, not 1"):
+        trajectory.attention(model, 0, queries=1)
+
+
+def test_labels_and_options_are_taken_as_sample_takes_them(model):
+    run = dict(steps=3, cfg_scale=2.0)
+    expected = record(model, [1, 2], cfg_interval=[1, 500], **run)
+    for labels, interval in ((iter([1, 2]), (1, 500)), (torch.tensor([1, 2]), [np.int64(1), np.int64(500)])):
+        trajectory = record(model, labels, cfg_interval=interval, **run)
+        assert torch.equal(trajectory.sample, expected.sample) and trajectory.options == expected.options
 
 
 def test_what_is_not_there_is_refused_in_a_sentence(model, trajectory):

@@ -94,6 +94,6 @@ def test_fresh_samples_show_the_digit_that_was_asked_for():
 
 def test_the_check_writes_its_figures_beside_the_checkpoint(real_data, tmp_path):
     (tmp_path / "classifier.safetensors").write_bytes((ZOO / "mnist" / "classifier.safetensors").read_bytes())
-    found = check("mnist", data=str(real_data("mnist")), labelled=10, distance=0, steps=4, out=tmp_path)
+    found = check("mnist", data=str(real_data("mnist")), samples=10, distance_samples=0, steps=4, out=tmp_path)
     assert json.loads((tmp_path / "figures.json").read_text()) == found
     assert found["agreement"]["samples"] == 10

@@ -110,7 +110,17 @@ def diffusers_weights(folder: Path) -> list[Path]:
 
 
 def downloaded(repository: str) -> Path:
-    """The newest snapshot of a hub repository, from the cache where it is there; what breaks off is continued.
+    """The newest snapshot of a checkpoint on the hub; pickled weights only where it has no others."""
+    safe = ["*.json", "*.safetensors"]
+    for patterns in (safe, [*safe, "*.bin", "*.pt", "*.pth"]):
+        folder = fetched(repository, patterns)
+        if any(path.suffix != ".json" and path.parent.name != "vae" for path in folder.rglob("*.*")):
+            return folder
+    raise CheckpointError(f"{repository!r}: the repository has no file that a checkpoint could be in")
+
+
+def fetched(repository: str, patterns: list[str]) -> Path:
+    """Files of a hub repository, from the cache where they are there; what breaks off is continued.
 
     Raises CheckpointError when the hub has no such repository, keeps it behind a login, or cannot be reached.
     """
@@ -120,16 +130,9 @@ def downloaded(repository: str) -> Path:
     except ImportError as error:
         raise CheckpointError(f"there is no folder {repository!r}, and no huggingface_hub to look further") from error
 
-    def get(*patterns):
-        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=["*.fp16.*", "*non_ema*"]))
-
+    unwanted = ["*.fp16.*", "*non_ema*"]
     try:
-        folder = get("*.json", "*.safetensors")
-        found = any(path.parent.name != "vae" for path in folder.rglob("*.safetensors"))
-        folder = folder if found else get("*.json", "*.safetensors", "*.bin", "*.pt", "*.pth")
-        if folder.is_dir():
-            return folder
-        reason = "the repository has no file that a checkpoint could be in"
+        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=unwanted))
     except GatedRepoError:
         reason = "the hub asks for a login: run `hf auth login`, or download it and give the folder"
     except RepositoryNotFoundError:

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import torch
-import tyro
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
@@ -16,6 +15,7 @@ from dit_lab.checkpoints import load
 from dit_lab.data import open_data
 from dit_lab.evaluate import Classifier, frechet_distance, judge, train_classifier
 from dit_lab.files import atomic, write_json
+from dit_lab.program import run
 from dit_lab.sampling import generate
 
 BATCH = 100
@@ -26,9 +26,9 @@ def check(
     /,
     *,
     data: str = "ylecun/mnist",
-    labelled: int = 1_000,
+    samples: int = 1_000,
     cfg_scale: float = 2.0,
-    distance: int = 10_000,
+    distance_samples: int = 10_000,
     distance_cfg_scale: float = 1.0,
     steps: int = 50,
     out: Path | None = None,
@@ -38,30 +38,31 @@ def check(
     Args:
         name: The zoo's name for it, or any checkpoint that load takes.
         data: The data set it was trained on, with a train and a test split.
-        labelled: Samples for the agreement with the requested labels.
+        samples: Samples for the agreement with the requested labels.
         cfg_scale: Guidance of those.
-        distance: Samples for the Fréchet distance (0: skip it).
+        distance_samples: Samples for the Fréchet distance (0: skip it).
         distance_cfg_scale: Guidance of those.
         steps: DDIM steps of both.
         out: Where figures.json and classifier.safetensors go (default: the checkpoint's folder in the zoo).
     """
     loaded = load(name)
-    out = out or Path(__file__).parent / name
+    if out is None and not (out := Path(__file__).parent / name).is_dir():
+        raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
     train, test = open_data(data, split="train"), open_data(data, split="test")
     classifier = classifier_for(train, out / "classifier.safetensors")
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
     settings = {"sampler": "ddim", "steps": steps}
 
-    samples, labels = draw(loaded.model, labelled, steps, cfg_scale)
-    seen, _ = judge(classifier, samples)
-    figures["agreement"] = {"samples": labelled, "cfg_scale": cfg_scale, **settings, "share": agreement(seen, labels)}
-    if distance:
-        samples, _ = draw(loaded.model, distance, steps, distance_cfg_scale)
+    drawn, labels = draw(loaded.model, samples, steps, cfg_scale)
+    seen, _ = judge(classifier, drawn)
+    figures["agreement"] = {"samples": samples, "cfg_scale": cfg_scale, **settings, "share": agreement(seen, labels)}
+    if distance_samples:
+        drawn, _ = draw(loaded.model, distance_samples, steps, distance_cfg_scale)
         _, train_features = judge(classifier, everything(train))
         figures["frechet"] = {
-            "samples": distance, "cfg_scale": distance_cfg_scale, **settings,
-            "samples_to_test": frechet_distance(judge(classifier, samples)[1], test_features),
+            "samples": distance_samples, "cfg_scale": distance_cfg_scale, **settings,
+            "samples_to_test": frechet_distance(judge(classifier, drawn)[1], test_features),
             "train_to_test": frechet_distance(train_features, test_features),
         }  # fmt: skip
     write_json(out / "figures.json", figures)
@@ -100,4 +101,4 @@ def agreement(seen, asked) -> float:
 
 
 if __name__ == "__main__":
-    tyro.cli(check)
+    run(check, "dit_lab.zoo.check")

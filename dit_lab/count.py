@@ -80,7 +80,7 @@ class Count:
         table = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
         note = "1 GMAC is 10^9 multiply-accumulates; papers call them Gflops."
         size = " x ".join(map(str, self.shape))
-        summary = f"{self.params:,} parameters ({self.trained:,} trained), {self.macs / 1e9:.2f} GMACs"
+        summary = f"{self.params:,} parameters ({self.trained:,} trained), {self.macs / 1e9:.5g} GMACs"
         return "\n".join([f"{self.title}, one input of {size}", "", *table, "", f"{summary}. {note}"])
 
 

@@ -54,7 +54,8 @@ def sample_command(
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f"out must be the name of a .png file, not {out}")
-    for path in filter(None, (out, trace)):
+    written = [path for path in (out, trace) if path is not None]
+    for path in written:
         writable(path)
     device = pick_device(device)
     loaded = load(source, weights=weights, device=device)
@@ -67,9 +68,12 @@ def sample_command(
         sample = step.previous
     if codec.note:
         print(codec.note)
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
     write_grid(out, codec.decode(sample))
     if trace is not None:
         recording.trajectory.save(trace)
+    print(f"{', '.join(map(str, written))}: {len(labels)} {'pictures' if len(labels) > 1 else 'picture'}")
 
 
 def write_grid(path: Path, images: torch.Tensor) -> None:

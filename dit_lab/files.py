@@ -34,15 +34,14 @@ def atomic(path: str | Path):
 
 
 def writable(path: Path) -> None:
-    """Make the folder of a file to come. Raises OSError, before any work, where none can be written."""
+    """Raise OSError, before any work, where a file could not be written once its folders are made."""
     if path.is_dir():
         raise OSError(f"{path} is a folder; give a file's name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"could not write {path}: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"could not write {path}: no permission in its folder")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OSError(f"could not write {path}: {above} is a file")
+    if not os.access(above, os.W_OK):
+        raise OSError(f"could not write {path}: no permission in {above}")
 
 
 def write_tensors(path: str | Path, tensors: dict, about: dict) -> None:

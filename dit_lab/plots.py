@@ -1,6 +1,7 @@
 """Tensors to matplotlib figures: trajectories, samples, attention, modulation and losses.
 
-Every function returns a `Figure` that belongs to nobody: no pyplot, so no state, no windows and no leaks in a server.
+Every function returns a `Figure` that belongs to nobody: no pyplot, so no state, no windows and no leaks in a server. A
+notebook shows it as a picture after `%matplotlib inline`.
 Colour maps are viridis and cividis, which colour-blind readers see too.
 """
 

@@ -91,6 +91,7 @@ class NonFiniteLoss(RuntimeError):
 def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=False) -> Iterator[TrainStep]:  # noqa: B008
     """Train `model` on `images`, yielding a `TrainStep` after each optimiser step.
 
+    `model` itself ends with the weights as trained; their average, which is what to sample from, is in `out`.
     With `out`, a checkpoint is written every `save_every` steps, at the end, and when the caller stops early: the
     averaged model in our own format, then `state.safetensors` to `resume` from, bit-exactly on a CPU; and `log.jsonl`
     gets the mean losses of every 50 steps. Raises ValueError, before any work, on a folder that holds another run or

@@ -446,7 +446,7 @@ def test_a_destination_that_does_not_fit_is_told_and_left_alone(out, to, told, c
     [
         (["nowhere", "--to", "dit_lab"], "there is no file or folder 'nowhere'"),
         (["{source}", "--to", "diffusers", "--vae", "{source}"], "could not open the VAE"),
-        (["{grey}", "--to", "diffusers", "--vae", "{vae}"], "its latents have 4 channels, the model 1"),
+        (["{grey}", "--to", "diffusers", "--vae", "{vae}"], "its latents have 4 channels, the model's 1"),
         (["{nan}", "--to", "diffusers"], "NaN or Inf in out.bias"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

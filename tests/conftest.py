@@ -1,9 +1,14 @@
 """What several test files share: real pictures, where they are to be found."""
 
 import os
+import resource
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from dit_lab import cli
 
 DATA = Path(os.environ.get("DIT_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -18,3 +23,35 @@ def real_data():
         return DATA / name
 
     return find
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run a command line here; returns its exit code, what it printed and what it complained."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dit_lab", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as left:
+            code = left.code or 0
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def limited():
+    """A limit of this process, for a while: `with limited(resource.RLIMIT_FSIZE, most): ...`."""
+
+    @contextmanager
+    def limit(what: int, most: int):
+        before = resource.getrlimit(what)
+        resource.setrlimit(what, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(what, before)
+
+    return limit

@@ -21,7 +21,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dit_lab import cli
 from dit_lab.checkpoints import CheckpointError, load, meta_dit, save
 from dit_lab.checkpoints.own import json_of
 from dit_lab.convert import convert_command
@@ -96,17 +95,6 @@ def complaint(source, **options) -> str:
     said = str(caught.value)
     assert said.isprintable() and len(said) < 1500
     return said
-
-
-@contextmanager
-def limited(what: int, most: int):
-    """A limit of this process, for a while."""
-    before = resource.getrlimit(what)
-    resource.setrlimit(what, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(what, before)
 
 
 def memory(field: str) -> int:
@@ -288,7 +276,7 @@ HOLLOW = {
 
 @pytest.mark.parametrize("kind", HOLLOW)
 @pytest.mark.parametrize("name", ["pos_embed", "blocks.0.mlp.fc1.weight"])
-def test_a_tensor_whose_numbers_are_not_in_the_file_is_refused(kind, name, altered):
+def test_a_tensor_whose_numbers_are_not_in_the_file_is_refused(kind, name, altered, limited):
     folder = altered("meta_dit", lambda tensors: tensors.update({name: HOLLOW[kind](tensors[name])}))
     with limited(resource.RLIMIT_AS, memory("VmSize") + 1000 * MB):
         assert f"what is no tensor: {name}" in complaint(folder)
@@ -375,7 +363,7 @@ ABSURD = [{field: size} for field in ("depth", "dim", "heads", "input_size", "nu
 
 
 @pytest.mark.parametrize("wrong", ABSURD, ids=lambda wrong: str(wrong)[:30])
-def test_absurd_values_get_a_sentence_soon_and_no_memory(wrong, bare):
+def test_absurd_values_get_a_sentence_soon_and_no_memory(wrong, bare, limited):
     folder = bare(ours(**wrong))
     with limited(resource.RLIMIT_AS, memory("VmSize") + 1000 * MB):
         assert str(folder) in complaint(folder)
@@ -412,7 +400,7 @@ DIFFUSERS = [{field: size} for field in ("num_layers", "num_attention_heads", "a
 
 
 @pytest.mark.parametrize("wrong", DIFFUSERS, ids=lambda wrong: str(wrong)[:40])
-def test_a_wrong_diffusers_config_gets_a_sentence_soon_and_no_memory(wrong, good, tmp_path):
+def test_a_wrong_diffusers_config_gets_a_sentence_soon_and_no_memory(wrong, good, tmp_path, limited):
     folder = shutil.copytree(good / "diffusers", tmp_path / "model")
     path = folder / "transformer/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
@@ -507,22 +495,6 @@ def test_no_permission_is_told(locked, good):
 # The command line
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run a command line here; returns its exit code and what it complained."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dit_lab", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        return code, capsys.readouterr().err
-
-    return call
-
-
 def spoiled(kind: str, folder: Path, good: Path) -> Path:
     """A bad checkpoint of some kind."""
     path = folder / "bad.pt"
@@ -551,7 +523,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_convert_refuses_in_one_sentence_and_leaves_nothing(kind, form, command, good, tmp_path):
     bad, out = spoiled(kind, tmp_path, good), tmp_path / "out" / "new.pt"
-    code, said = command("convert", bad, out if form == "meta_dit" else out.parent, "--to", form)
+    code, _, said = command("convert", bad, out if form == "meta_dit" else out.parent, "--to", form)
     assert code == 2 and said.count("\n") == 1 and BAD[kind] in said and str(bad) in said
     assert not out.parent.exists() and not (tmp_path / "it ran").exists()
 
@@ -559,14 +531,14 @@ def test_convert_refuses_in_one_sentence_and_leaves_nothing(kind, form, command,
 @pytest.mark.parametrize("kind", BAD)
 def test_sample_refuses_in_one_sentence_and_leaves_nothing(kind, command, good, tmp_path):
     bad, out = spoiled(kind, tmp_path, good), tmp_path / "out" / "a.png"
-    code, said = command("sample", bad, "--labels", 1, "--out", out, "--device", "cpu")
+    code, _, said = command("sample", bad, "--labels", 1, "--out", out, "--device", "cpu")
     assert code == 2 and said.count("\n") == 1 and BAD[kind] in said and str(bad) in said
     assert not out.parent.exists()
 
 
 def test_convert_of_a_bad_file_leaves_what_it_should_replace(command, good, tmp_path):
     bad, old = spoiled("nan", tmp_path, good), shutil.copytree(good / "dit_lab", tmp_path / "old")
-    code, _ = command("convert", bad, old, "--to", "dit_lab", "--overwrite")
+    code, *_ = command("convert", bad, old, "--to", "dit_lab", "--overwrite")
     assert code == 2 and load(old).labels == list("abcdefghij")
 
 
@@ -599,7 +571,7 @@ def version(number: int):
 
 
 @pytest.mark.parametrize("most", [0, 1000, 100_000])
-def test_a_full_disk_is_told_and_the_old_checkpoint_stays(most, tmp_path):
+def test_a_full_disk_is_told_and_the_old_checkpoint_stays(most, tmp_path, limited):
     save(tmp_path / "model", version(1), labels=["1"] * 10)
     there = sorted(path.name for path in tmp_path.rglob("*"))
     with limited(resource.RLIMIT_FSIZE, most), pytest.raises(OSError) as caught:
@@ -610,13 +582,13 @@ def test_a_full_disk_is_told_and_the_old_checkpoint_stays(most, tmp_path):
 
 
 @pytest.mark.parametrize("form", TENSORS)
-def test_a_full_disk_while_converting_is_one_sentence_and_leaves_the_old_result(form, command, good, tmp_path):
+def test_a_full_disk_while_converting_is_one_sentence_and_leaves_the_old_result(form, command, good, tmp_path, limited):
     out = tmp_path / "out" / "model.pt" if form == "meta_dit" else tmp_path / "out"
     convert = "convert", good / "dit_lab", out, "--to", form, "--overwrite"
     assert command(*convert)[0] == 0
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with limited(resource.RLIMIT_FSIZE, 100_000):
-        code, said = command(*convert)
+        code, _, said = command(*convert)
     assert code == 2 and said.count("\n") == 1 and str(tmp_path / "out") in said
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

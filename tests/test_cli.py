@@ -19,22 +19,6 @@ from dit_lab.presets import build
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Run a command line here; returns its exit code, what it printed and what it complained."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dit_lab", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def test_help_lists_the_commands_without_loading_torch():
     show = "import sys; from dit_lab.cli import main; main(); sys.exit('torch' in sys.modules)"
     here = dict(os.environ, PYTHONPATH=str(ROOT))
@@ -155,13 +139,9 @@ def test_sample_says_before_any_work_where_it_cannot_write(option, checkpoint, c
     assert code == 2 and str(places[option]) in said and not (tmp_path / "s.png").exists()
 
 
-def test_sample_on_a_full_disk_names_the_file_and_leaves_nothing(checkpoint, command, tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
+def test_sample_on_a_full_disk_names_the_file_and_leaves_nothing(checkpoint, command, limited, tmp_path):
+    with limited(resource.RLIMIT_FSIZE, 10):
         code, _, said = command("sample", checkpoint, "--labels", 1, "--steps", 1, "--out", tmp_path / "s.png")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     last = said.strip().splitlines()[-1]
     assert code == 2 and last == f"dit_lab: could not write {tmp_path / 's.png'}: File too large"
     assert not list(tmp_path.glob("*.png")) and not list(tmp_path.glob(".*"))

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file
 
-from dit_lab import cli
 from dit_lab.blocks import BLOCKS
 from dit_lab.checkpoints import CheckpointError, diffusers_dit, load, meta_dit, save
 from dit_lab.checkpoints.meta_dit import labels_of
@@ -365,19 +364,9 @@ def test_embedders_that_differ_between_blocks_are_refused(tmp_path):
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys):
+def convert(command):
     """Run `dit_lab convert` here; returns its exit code, what it printed and what it complained."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dit_lab", "convert", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as left:
-            code = left.code or 0
-        return code, *capsys.readouterr()
-
-    return call
+    return partial(command, "convert")
 
 
 @pytest.fixture

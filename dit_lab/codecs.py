@@ -75,7 +75,7 @@ def open_codec(
     try:
         return Autoencoder(open_vae(hint, channels).to(device))
     except ValueError as error:
-        return FalseColours(f"{error}. Latents are shown in false colours; give another VAE with --vae.")
+        return FalseColours(f"No VAE: {error}. Latents are shown in false colours; give another VAE with --vae.")
 
 
 def open_vae(source: str, channels: int) -> torch.nn.Module:

@@ -150,7 +150,7 @@ def test_a_model_without_classes_has_no_class_chooser_and_no_guidance():
 def test_latents_without_a_vae_come_in_false_colours_with_a_note():
     of = studio(in_channels=4)
     _, frames, _ = run(of)[-1]
-    assert "--vae" in frames["note"] and frame(frames["atlases"]["x0"], 0).shape == (8, 12, 3)
+    assert "--vae" in of.about()["note"] and frame(frames["atlases"]["x0"], 0).shape == (8, 12, 3)
     assert "4 channels" in json.dumps(of.about())
 
 

@@ -5,6 +5,9 @@ const show = () => {
     row.append(make("dt", "", fact.name), make("dd", "", fact.text));
     return row;
   }));
+  const note = (props.value && props.value.note) || "";
+  find("note").hidden = !note;
+  say("note", note);
 };
 watch("value", show);
 show();

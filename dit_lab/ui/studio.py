@@ -89,7 +89,7 @@ class Studio:
         return {
             "kind": "trajectory", "run": kept.run, "t": trajectory.t, "grid": list(trajectory.grid),
             "atlases": {name: atlas(image) for name, image in images.items()},
-            "title": self.title(trajectory), "note": self.codec.note,
+            "title": self.title(trajectory),
         }  # fmt: skip
 
     def picture(self, x):

@@ -92,8 +92,6 @@ const finish = async (value) => {
   for (const figure of figures) shape(figure, run.atlases[figure.dataset.kind].width, run.atlases[figure.dataset.kind].height);
   working(false);
   say("title", run.title);
-  find("note").hidden = !run.note;
-  say("note", run.note);
   lab.emit("run");
   lab.emit("step");
 };

@@ -12,12 +12,13 @@ from textwrap import shorten
 import torch
 from einops import rearrange, repeat
 
-from dit_lab.checkpoints.places import HUB_ID, fetched
+from dit_lab.checkpoints.places import HUB_ID, downloaded
 
 # Four directions into RGB that keep latent channels apart; the first is brightness. Any fixed choice would do.
 FALSE_COLOURS = torch.tensor([[0.30, 0.30, 0.30], [0.30, 0.0, -0.30], [-0.15, 0.30, -0.15], [0.15, -0.25, 0.20]])
 VAES = ("AutoencoderKL", "AutoencoderTiny")
-VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in ("config.json", "*_model.safetensors")]
+FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in FILES]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def open_codec(
 
 
 def open_vae(source: str, channels: int) -> torch.nn.Module:
-    """An AutoencoderKL or AutoencoderTiny, or the `vae` of a pipeline, from safetensors. Raises ValueError."""
+    """An AutoencoderKL or AutoencoderTiny, or the `vae` of a pipeline. Raises ValueError."""
     folder = vae_folder(source)
     import diffusers  # here, not above: it takes seconds, and pictures and false colours do without it
 
@@ -89,8 +90,8 @@ def open_vae(source: str, channels: int) -> torch.nn.Module:
             raise ValueError(f"it holds a {name}, not one of {', '.join(VAES)}")
         if (there := config.get("latent_channels")) != channels:
             raise ValueError(f"its latents have {there} channels, the model's {channels}")
-        # Only safetensors: a pickled file could carry code.
-        model = getattr(diffusers, name).from_pretrained(folder, use_safetensors=True)
+        # safetensors where it has them, else its .bin, which diffusers opens for tensors alone: code in it never runs.
+        model = getattr(diffusers, name).from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 200, placeholder=" …").rstrip(".")
         raise ValueError(f"could not open the VAE {source!r}: {reason}") from error
@@ -102,7 +103,7 @@ def vae_folder(source: str) -> Path:
     if Path(source).is_dir():
         folder = Path(source)
     elif HUB_ID.fullmatch(source):
-        folder = fetched(source, VAE_FILES)
+        folder = downloaded(source, VAE_FILES)
     else:
         raise ValueError(f"could not open the VAE {source!r}: there is no such folder")
     return folder / "vae" if (folder / "vae").is_dir() else folder

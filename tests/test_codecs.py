@@ -1,12 +1,14 @@
 """Codecs: what a latent is divided by, what is shown without a VAE, and that none is a reason to stop."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dit_lab.codecs import Autoencoder, FalseColours, Pixels, false_colours, open_codec
 
@@ -65,11 +67,30 @@ def test_a_vae_asked_for_that_cannot_be_opened_is_an_error_in_one_sentence(tmp_p
         open_codec(None, str(tmp_path / "gone"), channels=4)
 
 
-def test_a_pickled_vae_is_not_opened(vaes, tmp_path):
-    (tmp_path / "config.json").write_text((vaes / "kl" / "config.json").read_text())
-    torch.save({}, tmp_path / "diffusion_pytorch_model.bin")
+def test_a_vae_in_the_old_pickled_format_opens(vaes, tmp_path):
+    """As facebook/DiT-XL-2-256 has it."""
+    shutil.copy(vaes / "kl" / "config.json", tmp_path)
+    tensors = load_file(vaes / "kl" / "diffusion_pytorch_model.safetensors")
+    torch.save(tensors, tmp_path / "diffusion_pytorch_model.bin")
+    opened = open_codec(None, str(tmp_path), channels=4).vae.state_dict()
+    assert all(torch.equal(opened[name], tensors[name]) for name in tensors)
+
+
+class Bait:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_code_in_a_pickled_vae_never_runs(vaes, tmp_path):
+    shutil.copy(vaes / "kl" / "config.json", tmp_path)
+    tensors = load_file(vaes / "kl" / "diffusion_pytorch_model.safetensors")
+    torch.save(tensors | {"bait": Bait(tmp_path / "ran")}, tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="could not open the VAE"):
         open_codec(None, str(tmp_path), channels=4)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name, factor", [("kl", 0.18215), ("tiny", 1.0), ("pipeline", 0.18215)])

@@ -195,6 +195,15 @@ def test_weights_in_the_old_format_load_beside_a_vae_in_the_new_one(hub, fetch, 
     assert fetch("lab/diffusers")[0][0] == repositories[1]
 
 
+def test_pickled_weights_are_fetched_only_of_the_part_that_has_no_others(hub, fetch, repositories):
+    files = hub.folders["lab/diffusers"]
+    files |= {"transformer/diffusion_pytorch_model.bin": b"not looked at"}
+    files |= {"vae/config.json": b"{}", "vae/diffusion_pytorch_model.bin": b"kept for the codec"}
+    assert fetch("lab/diffusers")[0][0] == repositories[1]
+    fetched = {path.rpartition(COMMIT + "/")[2] for method, path, _ in hub.asked if method == "GET"}
+    assert "vae/diffusion_pytorch_model.bin" in fetched and "transformer/diffusion_pytorch_model.bin" not in fetched
+
+
 def test_a_download_that_breaks_off_goes_on_where_it_broke(hub, fetch, tmp_path):
     model = build("DiT-S/4", depth=3, num_classes=3)
     hub.folders["lab/large"] = contents(save(tmp_path / "large", model))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
@@ -109,17 +110,19 @@ def diffusers_weights(folder: Path) -> list[Path]:
     raise CheckpointError(f"the folder {folder} has no diffusion_pytorch_model.safetensors (or .bin)")
 
 
-def downloaded(repository: str) -> Path:
-    """The newest snapshot of a checkpoint on the hub; pickled weights only where it has no others."""
-    safe = ["*.json", "*.safetensors"]
-    for patterns in (safe, [*safe, "*.bin", "*.pt", "*.pth"]):
-        folder = fetched(repository, patterns)
-        if any(path.suffix != ".json" and path.parent.name != "vae" for path in folder.rglob("*.*")):
-            return folder
-    raise CheckpointError(f"{repository!r}: the repository has no file that a checkpoint could be in")
+def downloaded(repository: str, safe: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
+    """The newest snapshot of a hub repository's files; pickled weights only of a part that has no others."""
+    folder = fetched(repository, safe)
+    parts = {path.parent for path in folder.rglob(JSON)} or {folder}
+    if bare := [part.relative_to(folder) for part in parts if not any(part.glob("*.safetensors"))]:
+        pickled = [(part / f"*{ending}").as_posix() for part in bare for ending in (".bin", ".pt", ".pth")]
+        folder = fetched(repository, [*safe, *pickled])
+    if not any(path.suffix in ENDINGS and path.suffix != ".json" for path in folder.rglob("*.*")):
+        raise CheckpointError(f"{repository!r}: the repository has no file that a checkpoint could be in")
+    return folder
 
 
-def fetched(repository: str, patterns: list[str]) -> Path:
+def fetched(repository: str, patterns: Sequence[str]) -> Path:
     """Files of a hub repository, from the cache where they are there; what breaks off is continued.
 
     Raises CheckpointError when the hub has no such repository, keeps it behind a login, or cannot be reached.
@@ -132,7 +135,7 @@ def fetched(repository: str, patterns: list[str]) -> Path:
 
     unwanted = ["*.fp16.*", "*non_ema*"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns, ignore_patterns=unwanted))
+        return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=unwanted))
     except GatedRepoError:
         reason = "the hub asks for a login: run `hf auth login`, or download it and give the folder"
     except RepositoryNotFoundError:

@@ -625,8 +625,8 @@ def die_at_a_boundary(point: int):
 
         return call
 
-    for name in "fsync", "replace", "unlink":
-        setattr(os, name, deadly(getattr(os, name)))
+    for owner, name in (os, "fsync"), (os, "replace"), (Path, "unlink"):
+        setattr(owner, name, deadly(getattr(owner, name)))
 
 
 def killed(folder: Path, number: int, point: int | None, seconds: float) -> bool:

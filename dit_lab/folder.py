@@ -9,10 +9,12 @@ import os
 from pathlib import Path
 
 from dit_lab.checkpoints import save
+from dit_lab.checkpoints.own import TENSORS
+from dit_lab.checkpoints.places import STATE
 from dit_lab.files import atomic
 from dit_lab.state import TrainState
 
-STATE, LOG = "state.safetensors", "log.jsonl"
+LOG = "log.jsonl"
 
 
 def open_folder(out: Path, state: TrainState, run: dict, resume: bool) -> None:
@@ -26,7 +28,7 @@ def open_folder(out: Path, state: TrainState, run: dict, resume: bool) -> None:
         if not (out / STATE).is_file():
             raise ValueError(f"there is nothing to resume in {out}: it has no {STATE}")
         state.restore(out / STATE, run)
-    elif held := next((name for name in (STATE, "model.safetensors") if (out / name).exists()), None):
+    elif held := next((name for name in (STATE, TENSORS) if (out / name).exists()), None):
         raise ValueError(f"{out} already holds a run ({held}); continue it with --resume or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(".*.partial"):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from shared import in_child
 
 from dit_lab.checkpoints import CheckpointError, load, meta_dit, save
 from dit_lab.checkpoints.own import json_of
@@ -33,10 +33,6 @@ MB = 2**20
 TENSORS = dict(
     dit_lab="model.safetensors", meta_dit="model.pt", diffusers="transformer/diffusion_pytorch_model.safetensors"
 )
-
-# The server imports what is slow once; each child is a process of its own, forked from it.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["dit_lab.run", "sklearn.datasets", "torch._dynamo"])
 
 
 def tiny(**changes):
@@ -591,23 +587,6 @@ def test_a_full_disk_while_converting_is_one_sentence_and_leaves_the_old_result(
         code, _, said = command(*convert)
     assert code == 2 and said.count("\n") == 1 and str(tmp_path / "out") in said
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
-def in_child(function, *arguments):
-    """What a function returns in a process of its own."""
-    here, there = processes.Pipe()
-    process = processes.Process(target=answer, args=(there, function, arguments))
-    process.start()
-    there.close()
-    try:
-        return here.recv()
-    finally:
-        process.join()
-
-
-def answer(there, function, arguments):
-    torch.set_num_threads(1)  # so that it may fork on
-    there.send(function(*arguments))
 
 
 def die_at_a_boundary(point: int):

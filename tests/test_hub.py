@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import socket
 import sys
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared import in_child
 
 from dit_lab.checkpoints import CheckpointError, load, save
 from dit_lab.convert import convert_command
@@ -22,10 +22,7 @@ from dit_lab.presets import build
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
-# huggingface_hub reads its settings when imported, so each load runs in a process of its own, forked from a server
-# that imports what is slow once.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["dit_lab.run", "sklearn.datasets", "torch._dynamo"])
+# huggingface_hub reads its settings when imported, so each load runs in a process of its own.
 
 
 class Hub(ThreadingHTTPServer):
@@ -139,21 +136,13 @@ def fetch(hub, repositories, tmp_path):
 
     def call(source, **environment):
         settings = dict(HF_ENDPOINT=hub.url, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HOME=str(tmp_path / "home"))
-        here, there = processes.Pipe()
-        process = processes.Process(target=load_there, args=(there, source, settings | environment))
-        process.start()
-        there.close()
-        try:
-            return here.recv()
-        finally:
-            process.join()
+        return in_child(load_there, source, settings | environment)
 
     return call
 
 
-def load_there(there, source: str, settings: dict):
-    """In the new process: load, and answer with what came of it."""
-    torch.set_num_threads(1)
+def load_there(source: str, settings: dict):
+    """In the new process: load, and return what came of it."""
     os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1", **settings)
     assert "huggingface_hub" not in sys.modules, "its settings are read already"
     wait = time.sleep
@@ -164,7 +153,7 @@ def load_there(there, source: str, settings: dict):
         answer = digest(loaded.model), loaded.labels
     except CheckpointError as error:
         answer = str(error)
-    there.send((answer, time.monotonic() - began))
+    return answer, time.monotonic() - began
 
 
 @pytest.mark.parametrize("name", ["lab/ours", "lab/original", "lab/diffusers"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -12,13 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import processes
 
 from dit_lab.program import run
 from dit_lab.run import train_command
 
-# The server imports what is slow once; each run is a process of its own, forked from it, that a signal really kills.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["dit_lab.run", "sklearn.datasets", "torch._dynamo"])
 STEPS = 12
 COMMAND = ["--preset", "DiT-nano/8", "--depth", "1", "--dim", "32", "--batch-size", "4", "--warmup", "5"]
 

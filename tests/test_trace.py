@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from einops import einsum
+from shared import random_model
 
 from dit_lab.blocks import BLOCKS
 from dit_lab.geometry import Box, token_at, token_box
-from dit_lab.presets import build
 from dit_lab.trace import TraceError, watch
 
 INPUTS = (
@@ -16,16 +16,6 @@ INPUTS = (
     torch.tensor([7, 900]),
     torch.tensor([1, 5]),
 )
-
-
-def random_model(block="adaln_zero", **changes):
-    """A small DiT with every parameter random, so that no gate is zero."""
-    torch.manual_seed(0)
-    shape = dict(input_size=(8, 12), in_channels=3, num_classes=5, depth=3) | changes
-    model = build("DiT-nano/4", block=block, **shape).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 def hooks_left(model):

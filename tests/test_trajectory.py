@@ -9,9 +9,9 @@ import torch
 from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from shared import random_model
 
 from dit_lab.blocks import BLOCKS
-from dit_lab.presets import build
 from dit_lab.sampling import generate, sample
 from dit_lab.trace import TraceError, watch
 from dit_lab.trajectory import Recording, Trajectory, record
@@ -19,16 +19,6 @@ from dit_lab.trajectory import Recording, Trajectory, record
 OPTIONS = dict(steps=4, cfg_scale=2.0, seed=3)
 LABELS = [1, 5]
 CLOSE = dict(atol=1e-5, rtol=0)
-
-
-def random_model(block="adaln_zero", **changes):
-    """A small DiT with every parameter random, so that no gate is zero."""
-    torch.manual_seed(0)
-    shape = dict(input_size=(8, 12), in_channels=3, num_classes=5, depth=3) | changes
-    model = build("DiT-nano/4", block=block, **shape).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return model
 
 
 @pytest.fixture(scope="module")

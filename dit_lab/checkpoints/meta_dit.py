@@ -72,7 +72,7 @@ def config_of(tensors: dict, heads: int | None) -> DiTConfig:
         dim, in_channels, p, _ = tensors["x_embedder.proj.weight"].shape
         input_size = tuple(side * p for side in grid_of(rearrange(tensors["pos_embed"], "1 n d -> n d")))
         return DiTConfig(
-            input_size=input_size[0] if input_size[0] == input_size[1] else input_size,
+            input_size=input_size,
             patch_size=p,
             in_channels=in_channels,
             dim=dim,

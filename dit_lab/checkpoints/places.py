@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
+from dit_lab.checkpoints.own import JSON, TENSORS
 from dit_lab.checkpoints.reading import CheckpointError, listed, read_json
 
-TENSORS, JSON, STATE = "model.safetensors", "config.json", "state.safetensors"
+STATE = "state.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
 

@@ -2,60 +2,45 @@
 
 from dataclasses import dataclass
 
-import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import nn
 
 from dit_lab.blocks.base import Block
-from dit_lab.layers import MLP, Attention, LabelEmbedding, Linear, TimestepEmbedding, check_heads, position_table, zeros
+from dit_lab.config import Config, StageShape
+from dit_lab.layers import (
+    MLP,
+    Attention,
+    LabelEmbedding,
+    Linear,
+    TimestepEmbedding,
+    check_heads,
+    condition_tokens,
+    position_table,
+    zeros,
+)
 
 
 @dataclass(frozen=True)
-class DiTConfig:
-    """Everything that fixes a DiT's tensors, and what its output means. Raises ValueError on an impossible one.
+class DiTConfig(Config):
+    """Everything that fixes a DiT's tensors, and what its output means. Raises ValueError on an impossible one."""
 
-    `input_size` is a side or (rows, columns), in latent or image pixels; `num_classes=0` is an unconditional model.
-    """
+    architecture = "DiT"
 
-    input_size: int | tuple[int, int] = 32
-    patch_size: int = 2
-    in_channels: int = 4
     dim: int = 1152
-    depth: int = 28
     heads: int = 16
-    mlp_ratio: float = 4.0
-    num_classes: int = 1000
-    learned_variance: bool = True
-    block: str = "adaln_zero"
-    # The network never reads these two; samplers do, so that a checkpoint carries what its output stands for.
-    prediction: str = "eps"
-    schedule: str = "linear"
+    patch_size: int = 2
+    depth: int = 28
 
     def __post_init__(self):
-        size = self.input_size
-        size = tuple(size) if isinstance(size, list) else size
-        # A square has one name, so that equal configs compare equal.
-        square = isinstance(size, tuple) and len(size) == 2 and size[0] == size[1]
-        object.__setattr__(self, "input_size", size[0] if square else size)
-        for field, least in dict(patch_size=1, in_channels=1, dim=4, depth=1, heads=1, num_classes=0).items():
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{field} must be a whole number of at least {least}, not {value!r}")
-        sides = self.size if isinstance(self.size, tuple) else ()
-        if len(sides) != 2 or not all(isinstance(s, int) and s > 0 and s % self.patch_size == 0 for s in sides):
-            raise ValueError(f"input_size {size} must be one or two positive multiples of patch_size {self.patch_size}")
-        if not isinstance(self.learned_variance, bool):
-            raise ValueError(f"learned_variance must be true or false, not {self.learned_variance!r}")
+        super().__post_init__()
+        self.check_whole(patch_size=1, depth=1)
+        if any(side % self.patch_size for side in self.size):
+            raise ValueError(
+                f"input_size {self.input_size} must be one or two positive multiples of patch_size {self.patch_size}"
+            )
         if self.dim % 4:
             raise ValueError(f"dim must be a multiple of 4 (2-D sine and cosine positions), not {self.dim}")
-        if not isinstance(self.mlp_ratio, int | float) or not 1 <= self.dim * self.mlp_ratio < float("inf"):
-            raise ValueError(f"mlp_ratio must be a number that leaves the MLP some width, not {self.mlp_ratio!r}")
         check_heads(self.dim, self.heads)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(h, w) of the input."""
-        return (self.input_size, self.input_size) if isinstance(self.input_size, int) else self.input_size
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -63,9 +48,9 @@ class DiTConfig:
         return self.size[0] // self.patch_size, self.size[1] // self.patch_size
 
     @property
-    def out_channels(self) -> int:
-        """Channels of the output: twice the input's with a learned variance."""
-        return self.in_channels * (2 if self.learned_variance else 1)
+    def stages(self) -> tuple[StageShape, ...]:
+        """One: all blocks are on the patch grid."""
+        return (StageShape("block", tuple(map(str, range(self.depth))), self.patch_size, self.dim),)
 
 
 class DiT(nn.Module):
@@ -102,9 +87,11 @@ class DiT(nn.Module):
 
     def condition(self, t, y=None):
         """The two condition tokens, time and label: `t: b, y: b -> b k d`, k = 2."""
-        if y is None:
-            y = repeat(torch.tensor(self.config.num_classes, device=t.device), "-> b", b=t.shape[0])
-        return torch.stack([self.time_embedding(t), self.label_embedding(y)], dim=1)
+        return condition_tokens(self.time_embedding, self.label_embedding, t, y)
+
+    def block_conditions(self, t, y=None):
+        """The condition that each block is given, the same for all: `t: b, y: b -> b k d`."""
+        return [self.condition(t, y)] * len(self.blocks)
 
     def patchify(self, x):
         """Cut into patches and embed each: `x: b c (h p) (w q) -> b (h w) d`."""

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from torch import nn
 
 xavier = nn.init.xavier_uniform_
@@ -176,6 +176,14 @@ class LabelEmbedding(nn.Embedding):
 
     def reset_parameters(self):
         small_normal(self.weight)
+
+
+def condition_tokens(time_embedding, label_embedding, t, y=None):
+    """The two condition tokens, time and label: `t: b, y: b -> b k d`, k = 2; without `y`, all are the null label."""
+    if y is None:
+        null = torch.tensor(label_embedding.num_embeddings - 1, device=t.device)
+        y = repeat(null, "-> b", b=t.shape[0])
+    return torch.stack([time_embedding(t), label_embedding(y)], dim=1)
 
 
 def position_table(dim: int, rows: int, columns: int) -> torch.Tensor:

@@ -13,9 +13,21 @@ processes.set_forkserver_preload(["dit_lab.run", "sklearn.datasets", "torch._dyn
 
 def random_model(block="adaln_zero", **changes):
     """A small DiT with every parameter random, so that no gate is zero."""
+    return stirred(
+        "DiT-nano/4", **dict(block=block, input_size=(8, 12), in_channels=3, num_classes=5, depth=3) | changes
+    )
+
+
+def random_udit(block="adaln_zero", **changes):
+    """The same of a U-DiT: three stages on 8 x 12, 4 x 6 and 8 x 12 tokens."""
+    shape = dict(input_size=(8, 12), in_channels=3, num_classes=5, dim=16, heads=2, depths=(1, 1, 1))
+    return stirred("U-DiT-S", **dict(block=block, **shape) | changes)
+
+
+def stirred(preset, **changes):
+    """A model in eval mode with random parameters."""
     torch.manual_seed(0)
-    shape = dict(input_size=(8, 12), in_channels=3, num_classes=5, depth=3) | changes
-    model = build("DiT-nano/4", block=block, **shape).eval()
+    model = build(preset, **changes).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model

@@ -14,23 +14,26 @@ PACKAGE = ROOT / "dit_lab"
 FLOORS = """
 files program
 layers
+config grid_layers
+conv_mlp
 blocks
 dit udit
 presets
 diffusion
-sampling
+sampling geometry
 checkpoints
 pictures codecs
 convert
 data
 state folder
 train
-trace trajectory trajectory_file geometry
-count evaluate
+trace trajectory trajectory_file
+count evaluate spectrum
 plots
 widgets
 dit_lab
 zoo
+ladder
 ui
 run draw
 bench
@@ -45,18 +48,27 @@ KNOWS = {
     "layers.py": set(),
     "blocks/__init__.py": {"dit_lab.blocks.base"},
     "blocks/base.py": {"dit_lab.layers"},
-    "dit.py": {"dit_lab.layers", "dit_lab.blocks.base"},
-    "udit.py": {"dit_lab.layers", "dit_lab.blocks.base"},
+    "config.py": set(),
+    "grid_layers.py": {"dit_lab.layers"},
+    "conv_mlp.py": {"dit_lab.layers", "dit_lab.grid_layers"},
+    "geometry.py": set(),
+    "dit.py": {"dit_lab.layers", "dit_lab.config", "dit_lab.blocks.base"},
+    "udit.py": {"dit_lab.layers", "dit_lab.config", "dit_lab.grid_layers", "dit_lab.conv_mlp", "dit_lab.blocks.base"},
     "diffusion.py": set(),
     "sampling.py": {"dit_lab.diffusion"},
 }
 A_BLOCK_KNOWS = {"dit_lab.layers", "dit_lab.blocks.base"}
-MODEL_ROOMS = {"layers", "blocks", "dit", "udit", "presets"}
+MODELS = ("layers", "config", "grid_layers", "conv_mlp", "blocks", "dit", "udit")
+MODEL_ROOMS = {*MODELS, "presets"}
 
 PAPER = ("layers", "blocks", "dit", "diffusion", "sampling")
 CORE = (
     *PAPER,
+    "config",
+    "grid_layers",
+    "conv_mlp",
     "udit",
+    "geometry",
     "presets",
     "train",
     "state",
@@ -161,7 +173,7 @@ def test_nobody_imports_a_concrete_block(path):
     assert known <= {"dit_lab.blocks.base"}
 
 
-@pytest.mark.parametrize("path", files_of("layers", "blocks", "dit", "udit"), ids=short)
+@pytest.mark.parametrize("path", files_of(*MODELS), ids=short)
 def test_models_import_torch_and_einops_alone(path):
     outside = {module.split(".")[0] for module in imported(path)} - sys.stdlib_module_names - {"dit_lab"}
     assert outside <= {"torch", "einops"}
@@ -212,7 +224,7 @@ def lines_of(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-@pytest.mark.parametrize("path", files_of("layers", "blocks", "dit", "udit"), ids=short)
+@pytest.mark.parametrize("path", files_of(*MODELS), ids=short)
 def test_models_change_shapes_in_einops_alone(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -1,12 +1,15 @@
-"""`python -m dit_lab convert`: a checkpoint from any format that `load` takes to ours, the original's or diffusers'."""
+"""`python -m dit_lab convert`: a checkpoint from any format that `load` takes to ours, an original's or diffusers'."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save
+from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save, udit
 from dit_lab.files import atomic, store, store_pickled, write_json
+from dit_lab.udit import fold as folded
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Files that would be read instead of what is written beside them, or belong to a run that goes on.
@@ -21,48 +24,64 @@ def convert_command(
     destination: Path,
     /,
     *,
-    to: Literal["dit_lab", "meta_dit", "diffusers"],
+    to: Literal["dit_lab", "meta_dit", "udit", "diffusers"],
     vae: str | None = None,
     weights: Literal["ema", "model"] = "ema",
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
     heads: int | None = None,
+    fold: bool = False,
     overwrite: bool = False,
     allow_nonfinite: bool = False,
 ) -> None:
-    """Convert a checkpoint; the tensors' values stay exactly as they are.
+    """Convert a checkpoint; the tensors' values stay exactly as they are, unless they are folded.
 
     Args:
         source: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
-        destination: A folder for dit_lab and diffusers, a .pt file for meta_dit.
-        to: The format: dit_lab (safetensors and JSON), meta_dit (facebookresearch/DiT), diffusers (DiTPipeline).
+        destination: A folder for dit_lab and diffusers, a .pt file for meta_dit and udit.
+        to: The format: dit_lab (safetensors and JSON), meta_dit (facebookresearch/DiT), udit (YuchuanTian/U-DiT),
+            diffusers (DiTPipeline).
         vae: Folder or hub id of the VAE that goes into a diffusers pipeline, or that our config will name.
         weights: Which weights of a training checkpoint that holds both.
         dtype: Number format of the result; keep leaves the source's.
         heads: Attention heads of an original file whose width is not one of the paper's.
+        fold: Fold a U-DiT's re-parameterised MLPs into single layers, for a smaller model that computes the same.
         overwrite: Replace a checkpoint that is there.
         allow_nonfinite: Convert weights that hold NaN or Inf.
     """
     kept = DTYPES.get(dtype)
     check_destination(destination, to, overwrite)
     loaded = load(source, weights=weights, dtype=kept, heads=heads, allow_nonfinite=allow_nonfinite)
+    if fold:
+        loaded = with_folded(loaded)
     WRITERS[to](destination, loaded, vae)
     print(f"{destination}: {to}, {sum(p.numel() for p in loaded.model.parameters()):,} parameters")
 
 
 def check_destination(path: Path, to: str, overwrite: bool) -> None:
     """Raise CheckpointError, before any work, when the result has no place to go."""
-    if to == "meta_dit" and path.suffix != ".pt":
+    one_file = to in BARE
+    if one_file and path.suffix != ".pt":
         raise CheckpointError(f"the original's format is one file: give a name that ends in .pt, not {path}")
-    if to != "meta_dit" and path.is_file():
+    if not one_file and path.is_file():
         raise CheckpointError(f"{path} is a file; {to} wants a folder")
-    if to == "meta_dit" and path.is_dir():
+    if one_file and path.is_dir():
         raise CheckpointError(f"{path} is a folder; {to} wants a file")
     if rivals := [name for name in RIVALS.get(to, ()) if (path / name).is_file()]:
         raise CheckpointError(f"{path} holds something else ({rivals[0]}); give {to} a folder of its own")
-    beside = path.with_suffix(".json") if to == "meta_dit" else path
+    beside = path.with_suffix(".json") if one_file else path
     there = [p for p in (path, beside) if p.is_file() or (p.is_dir() and any(p.iterdir()))]
     if there and not overwrite:
         raise CheckpointError(f"{there[0]} is there already; choose another name or add --overwrite")
+
+
+def with_folded(loaded: Loaded) -> Loaded:
+    """The same checkpoint, its re-parameterised MLPs folded. Raises CheckpointError when it has none."""
+    if getattr(loaded.config, "mlp", None) != "reparameterised":
+        raise CheckpointError(
+            f"{loaded.source}: there is nothing to fold, only a U-DiT's re-parameterised MLPs can be; leave --fold out"
+        )
+    model = folded(loaded.model)
+    return replace(loaded, model=model, config=model.config)
 
 
 def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
@@ -70,9 +89,9 @@ def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
     save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint)
 
 
-def to_meta_dit(path: Path, loaded: Loaded, vae: str | None) -> None:
-    """A flat `.pt`, and beside it a JSON with what its tensors cannot say (heads, class names, VAE)."""
-    tensors = meta_dit.to_theirs(loaded.model.state_dict(), loaded.config)
+def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
+    """A flat `.pt`, and beside it a JSON with what its tensors cannot say (heads, input size, class names, VAE)."""
+    tensors = form.to_theirs(loaded.model.state_dict(), loaded.config)
     path.parent.mkdir(parents=True, exist_ok=True)
     sidecar = path.with_suffix(".json")
     with atomic(path) as partial:
@@ -114,4 +133,5 @@ def open_kl(source: str, channels: int):
     return vae
 
 
-WRITERS = {"dit_lab": to_dit_lab, "meta_dit": to_meta_dit, "diffusers": to_diffusers}
+BARE = {form.NAME: partial(to_bare, form) for form in (meta_dit, udit)}
+WRITERS = {"dit_lab": to_dit_lab, **BARE, "diffusers": to_diffusers}

@@ -119,7 +119,7 @@ def spelt(shape) -> str:
 def identity(state: TrainState, images, options: TrainOptions) -> dict:
     """What makes a run this one and no other, as JSON; a run is continued only with the same."""
     fixed = {name: value for name, value in asdict(options).items() if name not in ("steps", "save_every")}
-    return {"model": asdict(state.model.config), "option": fixed, "data": images.fingerprint}
+    return {"model": state.model.config.as_json(), "option": fixed, "data": images.fingerprint}
 
 
 def loop(state: TrainState, images, options: TrainOptions, out: Path | None) -> Iterator[TrainStep]:

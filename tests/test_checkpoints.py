@@ -149,7 +149,7 @@ def test_the_files_are_plain_safetensors_and_the_documented_json(dtype, tmp_path
     assert about == {
         "format": "dit_lab",
         "version": 1,
-        "model": asdict(model.config),
+        "model": {"architecture": "DiT", **asdict(model.config)},
         "labels": names,
         "codec": "pixels",
         "recipe": "none",

@@ -10,6 +10,7 @@ from einops import rearrange
 from dit_lab.checkpoints.meta_dit import KINDS
 from dit_lab.checkpoints.meta_dit import labels_of as imagenet_labels
 from dit_lab.checkpoints.reading import CheckpointError
+from dit_lab.config import Config
 from dit_lab.dit import DiTConfig
 from dit_lab.layers import position_table
 
@@ -67,7 +68,7 @@ def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
     return ours
 
 
-def to_theirs(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
+def to_theirs(tensors: dict, config: Config) -> dict[str, torch.Tensor]:
     """Our tensors under their names. Raises CheckpointError for what `DiTTransformer2DModel` cannot be."""
     check_expressible(config)
     theirs = {theirs: tensors[ours] for theirs, ours in names(config.depth).items()}
@@ -82,8 +83,10 @@ def to_theirs(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
     return theirs
 
 
-def check_expressible(config: DiTConfig) -> None:
+def check_expressible(config: Config) -> None:
     """Raise CheckpointError, saying why, for a model that diffusers' class cannot be."""
+    if not isinstance(config, DiTConfig):
+        raise CheckpointError(f"diffusers' format holds DiTs only, this model is a {config.architecture}")
     reasons = {
         "has adaLN-Zero blocks only": config.block != "adaln_zero",
         "takes square inputs only": config.size[0] != config.size[1],

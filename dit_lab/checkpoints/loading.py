@@ -1,24 +1,25 @@
 """`load`: any checkpoint as a model, built without memory of its own and filled with the file's tensors, strictly."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from dit_lab.checkpoints import diffusers_dit, meta_dit, own
+from dit_lab.checkpoints import diffusers_dit, meta_dit, own, udit
 from dit_lab.checkpoints.places import Place, find
 from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
-from dit_lab.dit import DiTConfig
+from dit_lab.config import Config
 from dit_lab.presets import build
 
-FORMATS = (own, meta_dit, diffusers_dit)
+FORMATS = (own, meta_dit, udit, diffusers_dit)
+BARE = (meta_dit, udit)  # their shapes alone say what model it is, or the JSON that `convert` writes beside them
 WEIGHTS = ("ema", "model")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-MOST_PATCHES = 2**16  # an absurd size would fill the memory with its position table
+MOST_TOKENS = 2**18  # an absurd size would fill the memory, with its position table or when it is used
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Loaded:
     """
 
     model: nn.Module
-    config: DiTConfig
+    config: Config
     labels: list[str]
     codec_hint: str | None
     source: str
@@ -61,7 +62,7 @@ def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None
         raise CheckpointError(named(source, error)) from error
     except OSError as error:
         raise CheckpointError(named(source, f"could not be read: {error.strerror or error}")) from error
-    except (TypeError, IndexError, OverflowError) as error:  # values and shapes that no config or DiT has
+    except (TypeError, IndexError, ArithmeticError) as error:  # values and shapes that no config or DiT has
         raise CheckpointError(named(source, f"its config or tensors make no DiT: {first_line(error)}")) from error
     return Loaded(model.to(device).eval(), config, labels, codec, source)
 
@@ -81,37 +82,37 @@ def gather(place: Place, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
     return tensors, about
 
 
-def described(form, place: Place, tensors: dict, about: dict, heads) -> DiTConfig:
+def described(form, place: Place, tensors: dict, about: dict, heads) -> Config:
     """The config in the JSON beside the tensors, in their file's own words, or in their shapes."""
     if form is diffusers_dit:
         return form.config_of(tensors, place.config, place.scheduler)
-    if is_foreign(form, place):
+    if is_bare(form, place):
         return form.config_of(tensors, heads)
     said = about.get("run", about).get("model")  # a training state keeps its model's config with the run
     ours = {**about, **place.config}
     ours["model"] = ours.get("model", said)
     made = own.config_of(ours)
-    if said is not None and asdict(own.config_of({**ours, "model": said})) != asdict(made):
+    if said is not None and own.config_of({**ours, "model": said}) != made:
         raise CheckpointError("its config.json and what the tensors' file says of itself are of different models")
     return made
 
 
-def named_by(form, place: Place, about: dict, config: DiTConfig) -> tuple[list[str], str | None]:
+def named_by(form, place: Place, about: dict, config: Config) -> tuple[list[str], str | None]:
     """(class names, codec) from the same places."""
     if form is diffusers_dit:
         codec = str(place.vae) if place.vae else meta_dit.codec_of(config, {})
         return texts(form.labels_of(place.index, config), config), codec
-    if is_foreign(form, place):
-        return texts(meta_dit.labels_of(config), config), meta_dit.codec_of(config, arguments(about))
+    if is_bare(form, place):
+        return texts(form.labels_of(config), config), form.codec_of(config, arguments(about))
     ours = {**about, **place.config}
     if not isinstance(codec := ours.get("codec"), str | None):
         raise CheckpointError(f"its config's codec should be a name, not {codec!r}")
     return texts(ours.get("labels"), config), codec
 
 
-def is_foreign(form, place: Place) -> bool:
-    """Whether these are the original's tensors without the JSON that `convert` writes beside them."""
-    return form is meta_dit and place.config.get("format") != own.NAME
+def is_bare(form, place: Place) -> bool:
+    """Whether these are an original's tensors without the JSON that `convert` writes beside them."""
+    return form in BARE and place.config.get("format") != own.NAME
 
 
 def arguments(about: dict) -> dict:
@@ -119,7 +120,7 @@ def arguments(about: dict) -> dict:
     return about["args"] if isinstance(about.get("args"), dict) else {}
 
 
-def texts(labels, config: DiTConfig) -> list[str]:
+def texts(labels, config: Config) -> list[str]:
     """Class names, numbers where there are none. Raises CheckpointError when there are too few or too many."""
     if labels is None:
         return [str(number) for number in range(config.num_classes)]
@@ -129,19 +130,17 @@ def texts(labels, config: DiTConfig) -> list[str]:
     return [str(label) for label in labels]
 
 
-def filled(form, config: DiTConfig, tensors: dict, dtype, allow_nonfinite: bool) -> nn.Module:
+def filled(form, config: Config, tensors: dict, dtype, allow_nonfinite: bool) -> nn.Module:
     """A model whose tensors are the file's. Raises CheckpointError unless they are exactly the ones it should have."""
     if config.depth > len(tensors):
         raise CheckpointError(f"its config says {config.depth} blocks, its file has {len(tensors)} tensors in all")
-    if math.prod(config.grid) > MOST_PATCHES:
-        raise CheckpointError(
-            f"its config says {config.grid[0]} x {config.grid[1]} patches, the most are {MOST_PATCHES}"
-        )
+    if math.prod(config.grid) > MOST_TOKENS:
+        raise CheckpointError(f"its config says {config.grid[0]} x {config.grid[1]} tokens, the most are {MOST_TOKENS}")
     try:
         with torch.device("meta"), Undrawn():
             model = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"its config makes no DiT: {first_line(error)}") from error
+        raise CheckpointError(f"its config makes no {config.architecture}: {first_line(error)}") from error
     check_same(tensors, form.to_theirs(model.state_dict(), config))
     if strange := [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]:
         raise CheckpointError(f"weights should be floats of 16, 32 or 64 bits, not {listed(strange)}")

@@ -10,6 +10,7 @@ import torch
 from einops import rearrange
 
 from dit_lab.checkpoints.reading import CheckpointError
+from dit_lab.config import Config
 from dit_lab.dit import DiTConfig
 from dit_lab.layers import position_table
 from dit_lab.presets import SIZES
@@ -54,8 +55,10 @@ def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
     return ours
 
 
-def to_theirs(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
-    """Our tensors under their names. Raises CheckpointError for a block that the format does not have."""
+def to_theirs(tensors: dict, config: Config) -> dict[str, torch.Tensor]:
+    """Our tensors under their names. Raises CheckpointError for a model or a block that the format does not have."""
+    if not isinstance(config, DiTConfig):
+        raise CheckpointError(f"the original's format holds DiTs only, this model is a {config.architecture}")
     if config.block != "adaln_zero":
         raise CheckpointError(f"the original's format has adaLN-Zero blocks only, this model has {config.block}")
     theirs = {theirs: tensors[ours] for theirs, ours in names(config.depth).items()}
@@ -114,14 +117,14 @@ def heads_of(dim: int) -> int:
     return HEADS[dim]
 
 
-def labels_of(config: DiTConfig) -> list[str] | None:
+def labels_of(config: Config) -> list[str] | None:
     """ImageNet's class names for a latent model of 1,000 classes; the format has none of its own."""
     if config.num_classes == 1000 and config.in_channels == 4:
         return files("dit_lab.checkpoints").joinpath("imagenet_classes.txt").read_text().splitlines()
     return None
 
 
-def codec_of(config: DiTConfig, args: dict) -> str | None:
+def codec_of(config: Config, args: dict) -> str | None:
     """The VAE that the original trains and samples with, for 4 channels; pictures for 1 or 3."""
     if config.in_channels == 4:
         return f"stabilityai/sd-vae-ft-{args.get('vae', 'mse')}"

@@ -1,13 +1,13 @@
 """Our own format: a folder with `model.safetensors` and `config.json`; the tensors' file alone is enough too."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from dit_lab.checkpoints.reading import CheckpointError
-from dit_lab.dit import DiTConfig
+from dit_lab.checkpoints.reading import CheckpointError, first_line
+from dit_lab.config import Config
 from dit_lab.files import atomic, store, write_json
+from dit_lab.presets import config_of as config_of_fields
 
 NAME = "dit_lab"
 VERSION = 1
@@ -31,9 +31,9 @@ def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None) -
     return folder
 
 
-def json_of(config: DiTConfig, labels, codec_hint) -> dict:
+def json_of(config: Config, labels, codec_hint) -> dict:
     """What `config.json` says of a model, and its tensors' file too."""
-    return {"format": NAME, "version": VERSION, "model": asdict(config), "labels": labels, "codec": codec_hint}
+    return {"format": NAME, "version": VERSION, "model": config.as_json(), "labels": labels, "codec": codec_hint}
 
 
 def cast(tensors: dict[str, torch.Tensor], dtype) -> dict[str, torch.Tensor]:
@@ -43,10 +43,10 @@ def cast(tensors: dict[str, torch.Tensor], dtype) -> dict[str, torch.Tensor]:
 
 def matches(tensors: dict) -> bool:
     """Whether these are our own names."""
-    return "patch_embedding.weight" in tensors and "out.weight" in tensors
+    return "out.weight" in tensors and ("patch_embedding.weight" in tensors or "stem.weight" in tensors)
 
 
-def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
+def to_ours(tensors: dict, config: Config) -> dict[str, torch.Tensor]:
     """Nothing to change."""
     return dict(tensors)
 
@@ -54,7 +54,7 @@ def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
 to_theirs = to_ours
 
 
-def config_of(about: dict) -> DiTConfig:
+def config_of(about: dict) -> Config:
     """The config in our JSON. Raises CheckpointError when it is not one, or of a version that is not known."""
     fields = about.get("model")
     if about.get("version", VERSION) != VERSION:
@@ -64,6 +64,6 @@ def config_of(about: dict) -> DiTConfig:
     if not isinstance(fields, dict):
         raise CheckpointError("nothing says what model it is: neither its metadata nor a config.json beside it")
     try:
-        return DiTConfig(**fields)
+        return config_of_fields(fields)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"its config makes no DiT: {error}") from error
+        raise CheckpointError(f"its config makes no model: {first_line(error)}") from error

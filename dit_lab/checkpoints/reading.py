@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-PARTS = 8
+# A file is mapped in parts of about so many bytes, and in so many at most.
+PART_BYTES, PARTS = 2**24, 8
 
 
 class CheckpointError(ValueError):
@@ -75,9 +76,10 @@ def pick_run(tensors: dict, weights: str) -> dict[str, torch.Tensor]:
 def read_pickled(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and arguments of a file that `torch.save` wrote, flat or `{model, ema, opt, args}`."""
     tensors, args = chosen(path, weights)
-    if is_mappable(path):
+    parts = min(PARTS, path.stat().st_size // PART_BYTES)
+    if parts > 1 and is_mappable(path):
         # PyTorch maps the file as a whole. Mapped anew for each part of the tensors, a part leaves memory when dropped.
-        for names in batched(list(tensors), PARTS):
+        for names in batched(list(tensors), parts):
             again, _ = chosen(path, weights)
             tensors |= {name: again[name] for name in names}
     return tensors, {"args": vars(args) if isinstance(args, argparse.Namespace) else args}

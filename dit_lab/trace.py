@@ -14,6 +14,8 @@ from einops import rearrange
 from torch import nn
 
 from dit_lab.diffusion import whole
+from dit_lab.geometry import interleaved
+from dit_lab.grid_layers import Layout
 from dit_lab.layers import Attend, Modulation, attention_map
 
 
@@ -27,23 +29,48 @@ class Seen:
 
     `q_k[block, kind]` is `(q: b head i e, k: b head j e)`, `modulation[part][block]` is `b d` and `features[block]` is
     the block's output, `b n d`. `kind` is the child of the block that attends: `attn`, and `cross` where the image
-    attends to the condition. In-context models have n + k tokens throughout: image tokens first, the condition last.
+    attends to the condition. Attention on grids (U-DiT) has a layout too; its b counts samples and grids. In-context
+    models have n + k tokens throughout: image tokens first, the condition last.
     """
 
     q_k: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    layouts: dict[tuple[int, str], Layout] = field(default_factory=dict)
     modulation: dict[str, dict[int, torch.Tensor]] = field(default_factory=dict)
     features: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def attention(self, block: int, *, kind: str = "attn", queries: Sequence[int] | None = None) -> torch.Tensor:
         """A block's map in fp32, `-> b head i j`, or only the rows of some `queries`, the others never computed.
 
-        Raises TraceError when that block and kind were not watched, or do not exist.
+        Tokens are numbered on the picture, row by row, also where they attend on interleaved grids: weights between
+        grids are 0. Raises TraceError when that block and kind were not watched, or do not exist.
         """
         if (block, kind) not in self.q_k:
             there = ", ".join(f"{kind} of block {number}" for number, kind in self.q_k) or "none"
             raise TraceError(f"there is no {kind} of block {block} among the attention seen: {there}")
         q, k = self.q_k[block, kind]
+        if (block, kind) in self.layouts:
+            return map_on_picture(q, k, self.layouts[block, kind], queries)
         return attention_map(q if queries is None else q[:, :, list(queries)], k)
+
+
+def map_on_picture(q, k, layout: Layout, queries: Sequence[int] | None = None) -> torch.Tensor:
+    """The map of attention on grids, tokens numbered on the whole one: `q, k: (b g) head m e -> b head i j` in fp32.
+
+    A key that covers several tokens (key-value downsampling) shares its weight evenly among them.
+    """
+    rows, columns, coarse, keys = layout
+    of_queries = interleaved(rows, columns, coarse)
+    # Where both are equally coarse a key is one token of the query's own grid; else it covers all of a square.
+    of_keys = of_queries[:, :, None] if keys == coarse else rearrange(interleaved(rows, columns, keys), "p m -> 1 m p")
+    asked = torch.arange(rows * columns) if queries is None else torch.as_tensor(list(queries))
+    q, k = (rearrange(x, "(b g) head m e -> g b head m e", g=len(of_queries)) for x in (q, k))
+    weights = q.new_zeros(*q.shape[1:3], len(asked), rows * columns, dtype=torch.float32)
+    for grid, (tokens, covered) in enumerate(zip(of_queries, of_keys, strict=True)):
+        mine, places = (asked[:, None] == tokens).nonzero(as_tuple=True)
+        part = attention_map(q[grid][:, :, places], k[grid]) / covered.shape[1]
+        for each in covered.T:
+            weights[:, :, mine[:, None], each] = part
+    return weights
 
 
 @contextmanager
@@ -57,7 +84,8 @@ def watch(model: nn.Module, attention="all", modulation: bool = True, features: 
     with ExitStack() as hooks:
         for number, block in enumerate(model.blocks):
             for kind, attend in attends(block).items() if number in chosen else ():
-                hooks.enter_context(attend.register_forward_pre_hook(partial(note_q_k, seen, (number, kind))))
+                holder = block.get_submodule(kind)
+                hooks.enter_context(attend.register_forward_pre_hook(partial(note_q_k, seen, (number, kind), holder)))
             if modulation and (modulator := modulation_of(block)):
                 hooks.enter_context(modulator.register_forward_hook(partial(note_modulation, seen, number)))
             if features:
@@ -69,10 +97,12 @@ def watch(model: nn.Module, attention="all", modulation: bool = True, features: 
         )
 
 
-def note_q_k(seen: Seen, key, module, inputs) -> None:
-    """The pre-hook on `Attend`."""
+def note_q_k(seen: Seen, key, holder, module, inputs) -> None:
+    """The pre-hook on `Attend`; `holder` is the attention that it is a part of."""
     q, k, _ = inputs
     seen.q_k[key] = (q.detach(), k.detach())
+    if layout := getattr(holder, "layout", None):
+        seen.layouts[key] = layout
 
 
 def note_modulation(seen: Seen, number: int, module, inputs, vectors) -> None:

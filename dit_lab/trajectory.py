@@ -14,7 +14,9 @@ from einops import rearrange, reduce
 from torch import nn
 
 from dit_lab.blocks import BLOCKS
-from dit_lab.dit import DiTConfig
+from dit_lab.config import Config
+from dit_lab.geometry import token_under
+from dit_lab.presets import config_of
 from dit_lab.sampling import Step, sample, whole_labels
 from dit_lab.trace import Seen, TraceError, modulation_of, place, watch
 from dit_lab.trajectory_file import OPTIONS, check_parts, read_parts, write_parts
@@ -33,7 +35,7 @@ class Trajectory:
     x_t. Raises TraceError when the parts do not fit each other.
     """
 
-    config: DiTConfig
+    config: Config
     labels: list[int]
     options: dict
     t: list[int]
@@ -50,14 +52,26 @@ class Trajectory:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the patch grid."""
-        return self.x.shape[-2] // self.config.patch_size, self.x.shape[-1] // self.config.patch_size
+        """(rows, columns) of the first block's tokens, the finest grid."""
+        return self.grid_of(0)
 
-    @property
-    def tokens(self) -> int:
+    def grid_of(self, block: int) -> tuple[int, int]:
+        """(rows, columns) of a block's tokens."""
+        return self.config.grid_of(block, tuple(self.x.shape[-2:]))
+
+    def tokens_of(self, block: int) -> int:
         """Tokens in a block: n, and n + k where the condition joins the sequence, after the image tokens."""
-        image, cond = (torch.empty(1, n, 1, device="meta") for n in (math.prod(self.grid), CONDITION_TOKENS))
+        image, cond = (torch.empty(1, n, 1, device="meta") for n in (math.prod(self.grid_of(block)), CONDITION_TOKENS))
         return BLOCKS[self.config.block].enter(image, cond).shape[1]
+
+    def blocks_of(self, stage: str | None) -> range:
+        """The numbers of a stage's blocks; None where the model has only one. Raises TraceError, naming the stages."""
+        stages = self.config.stage_blocks
+        if stage is None and len(stages) == 1:
+            return next(iter(stages.values()))
+        if stage not in stages:
+            raise TraceError(f"stage must be one of {', '.join(stages)}, whose grids differ, not {stage!r}")
+        return stages[stage]
 
     def attention(
         self, model, step, *, sample=0, block=0, head=None, half="cond", queries=None, kind="attn", limit=LIMIT
@@ -79,59 +93,79 @@ class Trajectory:
         seen = self.replay(model, step, sample, half, attention=[block], modulation=False, features=False)
         return seen.attention(block, kind=kind, queries=queries)[0, heads].cpu()
 
-    def attention_rows(self, model, step, query, *, sample=0, half="cond", kind="attn") -> torch.Tensor:
-        """Where one token attends to in every block and head, from one replay: `-> block head j` in fp32."""
-        query = place("query", query, self.tokens)
+    def attention_rows(self, model, step, query, *, stage=None, sample=0, half="cond", kind="attn") -> torch.Tensor:
+        """Where one token attends to in every block and head, from one replay: `-> block head j` in fp32.
+
+        Of a model with several stages, in the blocks of one; `query` is then a token of its grid.
+        """
+        blocks = self.blocks_of(stage)
+        query = place("query", query, self.tokens_of(blocks[0]))
+        seen = self.replay(model, step, sample, half, attention=blocks, modulation=False, features=False)
+        return rows_of(seen, blocks, query, kind)
+
+    def patch_rows(self, model, step, patch, *, sample=0, half="cond", kind="attn") -> dict[str, torch.Tensor]:
+        """Where a patch of the finest grid attends to, stage by stage, from one replay: name `-> block head j`.
+
+        On a coarser grid it is the token that covers the patch; j counts that grid's tokens.
+        """
+        place("patch", patch, math.prod(self.grid))
         seen = self.replay(model, step, sample, half, modulation=False, features=False)
-        rows = [seen.attention(block, kind=kind, queries=[query]) for block in range(self.config.depth)]
-        return rearrange(rows, "block 1 head 1 j -> block head j").cpu()
+        rows, finest = {}, self.config.stages[0].patch
+        for stage, (name, blocks) in zip(self.config.stages, self.config.stage_blocks.items(), strict=True):
+            query = token_under(patch, self.grid, finest, self.grid_of(blocks[0]), stage.patch)
+            rows[name] = rows_of(seen, blocks, query, kind)
+        return rows
 
     def attention_bytes(self, *, queries=None, blocks=None, heads=None, kind="attn") -> int:
         """Bytes of the fp32 maps of one step, before anything runs; each argument a list of numbers, or None for all.
 
         While it is computed, a map takes about twice that.
         """
-        for what, asked, count in (
-            ("query", queries, self.tokens), ("block", blocks, self.config.depth), ("head", heads, self.config.heads)
-        ):  # fmt: skip
+        for what, asked, count in ("block", blocks, self.config.depth), ("head", heads, self.config.heads):
             for number in numbers(what, asked) or ():
                 place(what, number, count)
-        lengths = [
-            self.tokens if queries is None else len(queries),
-            CONDITION_TOKENS if kind == "cross" else self.tokens,
-            self.config.depth if blocks is None else len(blocks),
-            self.config.heads if heads is None else len(heads),
-        ]
-        return 4 * math.prod(lengths)
+        total = 0
+        for block in range(self.config.depth) if blocks is None else blocks:
+            tokens = self.tokens_of(block)
+            for number in numbers("query", queries) or ():
+                place("query", number, tokens)
+            asked = tokens if queries is None else len(queries)
+            total += asked * (CONDITION_TOKENS if kind == "cross" else tokens)
+        return 4 * total * (self.config.heads if heads is None else len(heads))
 
     @torch.no_grad()
-    def modulation(self, model, step=None, *, sample=0, half="cond") -> dict[str, torch.Tensor]:
+    def modulation(self, model, step=None, *, stage=None, sample=0, half="cond") -> dict[str, torch.Tensor]:
         """The shifts, scales and gates by part name, `-> block d` at one step, `-> step block d` over all of them.
 
-        They depend on the timestep and the label alone, so nothing is replayed and all steps are cheap. Raises
-        TraceError for a block without modulation.
+        They depend on the timestep and the label alone, so nothing is replayed and all steps are cheap. Of a model with
+        several stages, those of one. Raises TraceError for a block without modulation.
         """
+        blocks = self.blocks_of(stage)
         t = self.t if step is None else [self.t[place("step", step, len(self.t))]]
         y = self.label(model, sample, half)
-        modulators = [modulation_of(block) for block in model.blocks]
+        modulators = [modulation_of(model.blocks[block]) for block in blocks]
         if None in modulators:
             raise TraceError(f"{BLOCKS[self.config.block].title} blocks have no modulation; adaLN and adaLN-Zero have")
         t = torch.tensor(t, device=next(model.parameters()).device)
-        cond = model.condition(t, torch.full_like(t, y))
-        vectors = torch.stack([torch.stack(modulator(cond)) for modulator in modulators]).float().cpu()
-        vectors = rearrange(vectors, "block part step 1 d -> part step block d")
+        conds = model.block_conditions(t, torch.full_like(t, y))[blocks.start : blocks.stop]
+        vectors = [torch.stack(modulator(cond)) for modulator, cond in zip(modulators, conds, strict=True)]
+        vectors = rearrange(torch.stack(vectors).float().cpu(), "block part step 1 d -> part step block d")
         return dict(zip(modulators[0].parts, vectors if step is None else vectors[:, 0], strict=True))
 
     def modulation_norms(self, model, *, sample=0, half="cond") -> dict[str, torch.Tensor]:
-        """The root mean square over d of every shift, scale and gate, by part name: `-> block step`."""
-        vectors = self.modulation(model, sample=sample, half=half)
-        return {part: reduce(v**2, "step block d -> block step", "mean").sqrt() for part, v in vectors.items()}
+        """The root mean square over d of every shift, scale and gate, by part name, all stages: `-> block step`."""
+        norms = {}
+        for stage in self.config.stage_blocks:
+            for part, vectors in self.modulation(model, stage=stage, sample=sample, half=half).items():
+                norms.setdefault(part, []).append(reduce(vectors**2, "step block d -> block step", "mean").sqrt())
+        return {part: torch.cat(of_stages) for part, of_stages in norms.items()}
 
-    def features(self, model, step, *, sample=0, half="cond") -> torch.Tensor:
-        """The image tokens after each block at one step, `-> block n d` in fp32."""
+    def features(self, model, step, *, stage=None, sample=0, half="cond") -> torch.Tensor:
+        """The image tokens after each block at one step, `-> block n d` in fp32; of several stages, in one."""
+        blocks = self.blocks_of(stage)
         seen = self.replay(model, step, sample, half, attention=None, modulation=False)
-        features = torch.cat([seen.features[block] for block in range(self.config.depth)])
-        return features[:, : math.prod(self.grid)].float().cpu()
+        features = torch.cat([seen.features[block] for block in blocks])
+        return features[:, : math.prod(self.grid_of(blocks[0]))].float().cpu()
 
     @torch.no_grad()
     def replay(self, model, step, sample, half, **what) -> Seen:
@@ -148,9 +182,8 @@ class Trajectory:
     def label(self, model, sample: int, half: str) -> int:
         """The label that a half of a sample's pass is given. Raises TraceError on another model, sample or half."""
         if model.config != self.config:
-            unlike = [
-                f.name for f in fields(DiTConfig) if getattr(model.config, f.name) != getattr(self.config, f.name)
-            ]
+            ours, theirs = self.config.as_json(), model.config.as_json()
+            unlike = [name for name in ours if name not in theirs or ours[name] != theirs[name]]
             raise TraceError(f"this trajectory was recorded with another model; they differ in {', '.join(unlike)}")
         if half not in ("cond", "uncond"):
             raise TraceError(f'half must be "cond" or "uncond", not {half!r}')
@@ -168,7 +201,7 @@ class Trajectory:
         """Read what `save` wrote; nothing in it is executed. Raises TraceError, in a sentence, on any other file."""
         parts = read_parts(path)
         try:
-            return cls(**parts | {"config": DiTConfig(**parts["config"])})
+            return cls(**parts | {"config": config_of(parts["config"])})
         except (TypeError, ValueError) as error:
             raise TraceError(f"{path} is damaged: {error}") from error
 
@@ -212,6 +245,12 @@ def record(model: nn.Module, labels, **options) -> Trajectory:
     for _ in recording:
         pass
     return recording.trajectory
+
+
+def rows_of(seen: Seen, blocks: range, query: int, kind: str) -> torch.Tensor:
+    """One query's rows in blocks on one grid: `-> block head j`."""
+    rows = [seen.attention(block, kind=kind, queries=[query]) for block in blocks]
+    return rearrange(rows, "block 1 head 1 j -> block head j").cpu()
 
 
 def numbers(what: str, asked) -> list | None:

@@ -1,7 +1,7 @@
 """The file of a trajectory: one safetensors file with a versioned JSON description, checked before it is believed."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from inspect import signature
 
 import torch
@@ -26,7 +26,7 @@ OPTIONS = {
 
 def write_parts(path, parts: dict) -> None:
     """Write the fields of a trajectory, atomically. Raises TraceError when the file cannot be written."""
-    about = {name: parts[name] for name in DESCRIPTION} | {"config": asdict(parts["config"])}
+    about = {name: parts[name] for name in DESCRIPTION} | {"config": parts["config"].as_json()}
     try:
         write_tensors(path, {name: parts[name] for name in TENSORS}, {"format": FORMAT, "version": VERSION, **about})
     except OSError as error:

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from einops import einsum
-from shared import random_model
+from shared import random_model, random_udit
 
 from dit_lab.blocks import BLOCKS
-from dit_lab.geometry import Box, token_at, token_box
+from dit_lab.geometry import Box, interleaved, token_at, token_box, token_under
 from dit_lab.trace import TraceError, watch
 
 INPUTS = (
@@ -128,3 +128,98 @@ def test_places_outside_the_picture_are_refused():
     for row, column in ((-0.5, 0), (8, 0), (0, 12), (math.nan, 0)):
         with pytest.raises(ValueError, match="8 x 12"):
             token_at(row, column, (2, 3), 4)
+
+
+@pytest.mark.parametrize("downsample", ["token", "kv", "none"])
+@pytest.mark.parametrize("cosine", [True, False])
+def test_a_watched_u_dit_is_bit_identical_and_shows_every_block(downsample, cosine):
+    model = random_udit(downsample=downsample, cosine=cosine, rope=cosine)
+    plain = model(*INPUTS)
+    with watch(model) as seen:
+        watched = model(*INPUTS)
+    assert torch.equal(plain, watched) and hooks_left(model) == 0
+    assert [x.shape[1:] for x in seen.features.values()] == [(96, 16)] * 2 + [(24, 32)] * 2 + [(96, 32)] * 2
+    for block, tokens in enumerate([96, 96, 24, 24, 96, 96]):
+        maps = seen.attention(block)
+        assert maps.shape == (2, 2, tokens, tokens)
+        torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, tokens))
+        torch.testing.assert_close(seen.attention(block, queries=[5, 2]), maps[:, :, [5, 2]])
+
+
+def test_the_map_of_interleaved_grids_is_cosine_attention_written_out_token_by_token():
+    """Every pair of tokens by itself, on the picture's own coordinates: same grid or not, RoPE by sine and cosine."""
+    model = random_udit()
+    attn, inputs = model.blocks[2].attn, []
+    with torch.no_grad():
+        attn.log_scale.copy_(torch.tensor([0.5, 6.0]).reshape(2, 1, 1))  # the second is above the limit
+    hook = attn.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    with watch(model, attention=[2]) as seen, torch.no_grad():
+        model(*INPUTS)
+    hook.remove()
+    rows, columns, heads, e = 4, 6, 2, 16
+    kernel, bias = attn.sampler.conv.weight, attn.sampler.conv.bias
+    x = inputs[0].transpose(1, 2).reshape(2, 32, rows, columns)
+    x = (x + torch.nn.functional.conv2d(x, kernel, bias, padding=2, groups=32)).flatten(2).transpose(1, 2)
+    q, k, _ = attn.qkv(x).chunk(3, dim=-1)
+    expected = torch.zeros(2, heads, 24, 24)
+    for i in range(24):
+        for j in range(24):
+            (r, c), (s, d) = divmod(i, columns), divmod(j, columns)
+            if (r % 2, c % 2) != (s % 2, d % 2):
+                continue
+            for head in range(heads):
+                part = slice(head * e, (head + 1) * e)
+                a, b = turned(q[:, i, part], r // 2, c // 2), turned(k[:, j, part], s // 2, d // 2)
+                scale = math.exp(min(attn.log_scale[head].item(), 4.6052))
+                expected[:, head, i, j] = scale * torch.cosine_similarity(a, b, dim=-1)
+    other = expected == 0
+    expected = expected.masked_fill(other, -math.inf).softmax(-1)
+    torch.testing.assert_close(seen.attention(2), expected, atol=1e-5, rtol=0)
+    assert (seen.attention(2)[other] == 0).all() and other.float().mean() == 0.75
+
+
+def turned(x, row, column):
+    """2-D RoPE of one token, `x: b e`, pair by pair: column, row, column, row ..."""
+    out, e = x.clone(), x.shape[-1]
+    for pair in range(e // 2):
+        angle = (row if pair % 2 else column) * 10000 ** (-4 * (pair // 2) / e)
+        even, odd = x[:, 2 * pair], x[:, 2 * pair + 1]
+        out[:, 2 * pair] = even * math.cos(angle) - odd * math.sin(angle)
+        out[:, 2 * pair + 1] = even * math.sin(angle) + odd * math.cos(angle)
+    return out
+
+
+def test_downsampled_keys_share_their_weight_among_the_tokens_they_cover():
+    model = random_udit(downsample="kv", cosine=False, rope=False)
+    with watch(model, attention=[0]) as seen, torch.no_grad():
+        model(*INPUTS)
+    q, k = seen.q_k[0, "attn"]
+    assert (q.shape[2], k.shape[2]) == (96, 24)
+    coarse = (einsum(q, k, "b head i e, b head j e -> b head i j") / math.sqrt(q.shape[-1])).softmax(-1)
+    fine = coarse.reshape(2, 2, 96, 4, 6).repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1).flatten(-2) / 4
+    torch.testing.assert_close(seen.attention(0), fine)
+
+
+def test_modulation_of_both_pairs_of_a_u_dit_block_is_seen_at_its_own_width():
+    model = random_udit()
+    with watch(model) as seen, torch.no_grad():
+        model(*INPUTS)
+    gates = seen.modulation["gate_mlp"]
+    assert [gates[block].shape[1] for block in range(6)] == [16, 16, 32, 32, 32, 32]
+    cond = model.block_conditions(*INPUTS[1:])[3]
+    assert torch.equal(gates[3], model.blocks[3].modulation(cond)[5][:, 0])
+    assert not torch.equal(gates[2], gates[3])
+
+
+def test_interleaved_grids_hold_every_token_once_and_start_at_the_corner():
+    grids = interleaved(4, 6, 2)
+    assert grids.tolist()[0] == [0, 2, 4, 12, 14, 16] and grids.tolist()[3] == [7, 9, 11, 19, 21, 23]
+    assert sorted(grids.flatten().tolist()) == list(range(24))
+    assert interleaved(2, 3, 1).tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_the_token_under_another_covers_the_same_pixels():
+    for token in range(96):
+        coarse = token_under(token, (8, 12), 1, (4, 6), 2)
+        box, inside = token_box(coarse, (4, 6), 2), token_box(token, (8, 12), 1)
+        assert box.top <= inside.top < box.top + 2 and box.left <= inside.left < box.left + 2

@@ -9,9 +9,10 @@ import torch
 from einops import rearrange
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from shared import random_model
+from shared import random_model, random_udit
 
 from dit_lab.blocks import BLOCKS
+from dit_lab.geometry import token_under
 from dit_lab.sampling import generate, sample
 from dit_lab.trace import TraceError, watch
 from dit_lab.trajectory import Recording, Trajectory, record
@@ -83,14 +84,14 @@ def test_replays_see_the_attention_of_the_recorded_run(block, half):
     rows = trajectory.attention(model, 2, block=2, head=3, queries=[5, 0], **look)
     torch.testing.assert_close(rows, explicit[[3]][:, [5, 0]], **CLOSE)
     clicked = trajectory.attention_rows(model, 2, 4, **look)
-    assert clicked.shape == (3, 4, trajectory.tokens)
+    assert clicked.shape == (3, 4, trajectory.tokens_of(0))
     torch.testing.assert_close(clicked[2], explicit[:, 4], **CLOSE)
 
 
 def test_in_context_maps_end_with_the_condition_tokens():
     model = random_model("in_context")
     trajectory = record(model, LABELS, steps=2)
-    assert (trajectory.grid, trajectory.tokens) == ((2, 3), 8)
+    assert (trajectory.grid, trajectory.tokens_of(0)) == ((2, 3), 8)
     before = trajectory.attention(model, 0, queries=[0])
     with torch.no_grad():
         model.label_embedding.weight[1] *= -1  # not a positive factor: the layer norm would undo it
@@ -282,3 +283,68 @@ def test_a_place_that_cannot_be_written_is_said_and_leaves_nothing(trajectory, t
     with pytest.raises(TraceError, match="could not write"):
         trajectory.save(tmp_path / "taken")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.fixture(scope="module")
+def udit():
+    model = random_udit()
+    return model, record(model, LABELS, **OPTIONS)
+
+
+def test_a_u_dit_run_is_recorded_replayed_and_reloaded(udit, tmp_path):
+    model, trajectory = udit
+    assert torch.equal(trajectory.sample, generate(model, LABELS, **OPTIONS))
+    trajectory.save(tmp_path / "run.safetensors")
+    again = Trajectory.load(tmp_path / "run.safetensors")
+    assert again.config == model.config
+    assert torch.equal(again.attention(model, 1, block=3), trajectory.attention(model, 1, block=3))
+
+
+def test_a_clicked_patch_is_followed_through_the_stages_of_a_u_dit(udit):
+    model, trajectory = udit
+    assert (trajectory.grid, trajectory.grid_of(2)) == ((8, 12), (4, 6))
+    rows = trajectory.patch_rows(model, 2, 43, sample=1, half="uncond")
+    assert {name: tuple(of.shape) for name, of in rows.items()} == {
+        "encoder 1": (2, 2, 96), "middle": (2, 2, 24), "decoder 1": (2, 2, 96)
+    }  # fmt: skip
+    coarse = token_under(43, (8, 12), 1, (4, 6), 2)
+    for stage, query in ("encoder 1", 43), ("middle", coarse), ("decoder 1", 43):
+        alone = trajectory.attention_rows(model, 2, query, stage=stage, sample=1, half="uncond")
+        assert torch.equal(rows[stage], alone)
+    whole = trajectory.attention(model, 2, block=3, sample=1, half="uncond")
+    torch.testing.assert_close(rows["middle"][1], whole[:, coarse])
+
+
+def test_a_u_dit_shows_features_and_modulation_by_stage(udit):
+    model, trajectory = udit
+    assert trajectory.features(model, 1, stage="middle").shape == (2, 24, 32)
+    assert trajectory.modulation(model, 1, stage="encoder 1")["shift_attn"].shape == (2, 16)
+    assert trajectory.modulation(model, stage="decoder 1")["gate_mlp"].shape == (4, 2, 32)
+    assert trajectory.modulation_norms(model)["gate_mlp"].shape == (6, 4)
+    seen = trajectory.replay(model, 1, 0, "cond", attention=None)
+    for block in range(6):
+        stage = model.config.stage_of(block).name
+        place = block - model.config.stage_blocks[stage].start
+        ours = trajectory.modulation(model, 1, stage=stage)["scale_mlp"][place]
+        torch.testing.assert_close(ours, seen.modulation["scale_mlp"][block][0])
+
+
+@pytest.mark.parametrize("look", ["features", "modulation", "attention_rows"])
+def test_a_u_dit_asks_for_a_stage_by_name(udit, look):
+    model, trajectory = udit
+    for stage in (None, "latent"):
+        with pytest.raises(TraceError, match="stage must be one of encoder 1, middle, decoder 1"):
+            getattr(trajectory, look)(model, 0, *([3] if look == "attention_rows" else []), stage=stage)
+
+
+def test_the_bytes_of_a_u_dits_maps_are_counted_grid_by_grid(udit):
+    model, trajectory = udit
+    assert trajectory.attention_bytes() == 4 * 2 * (4 * 96**2 + 2 * 24**2)
+    assert trajectory.attention(model, 0, block=2).nbytes == trajectory.attention_bytes(blocks=[2])
+    with pytest.raises(TraceError, match="query must be a whole number from 0 to 23"):
+        trajectory.attention(model, 0, block=2, queries=[24])
+
+
+def test_a_u_dits_run_is_not_replayed_with_a_dit(udit, model):
+    with pytest.raises(TraceError, match="another model; they differ in architecture"):
+        udit[1].features(model, 0, stage="middle")

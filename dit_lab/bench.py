@@ -1,10 +1,13 @@
 """`python -m dit_lab.bench`: DiT-S/2 and B/2 here against diffusers' DiTTransformer2DModel, in one process.
 
+And U-DiT-S, folded for inference, against DiT-S/2, which has the same MACs.
+
 The two take turns and the table gives medians and their ratio, so that a machine that slows down slows both.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -15,6 +18,7 @@ from dit_lab.presets import build, preset
 from dit_lab.program import run
 from dit_lab.run import pick_device
 from dit_lab.train import uses_bf16
+from dit_lab.udit import fold
 
 WARM_UP = 2
 
@@ -47,8 +51,26 @@ def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, r
             error = relative_error(no_grad(fast)(), no_grad(mine)())
             times = alternate(no_grad(reference), no_grad(fast), rounds, place)
             report(f"{name} forward, ours bf16 (error {error:.1e})", *times)
+    bench_udit(batch, rounds, place)
     if not uses_bf16("auto", place):
         print("this machine has no bf16 instructions: bf16 was not timed")
+
+
+def bench_udit(batch: int, rounds: int, place) -> None:
+    """One line: a forward of the folded U-DiT-S and of DiT-S/2, and how many times the second the first takes."""
+    dit, udit = (stirred(build(name)).to(place).eval() for name in ("DiT-S/2", "U-DiT-S"))
+    x, t, y = torch.randn(batch, 4, 32, 32), torch.randint(1000, (batch,)), torch.randint(1000, (batch,))
+    calls = [no_grad(partial(model, x.to(place), t.to(place), y.to(place))) for model in (dit, fold(udit))]
+    theirs, ours = alternate(*calls, rounds, place)
+    print(f"{'':36}{'DiT-S/2':>12}{'U-DiT-S':>12}{'time':>8}")
+    print(f"{'U-DiT-S folded forward, fp32':36}{theirs * 1e3:9.0f} ms{ours * 1e3:9.0f} ms{ours / theirs:7.2f}x")
+
+
+def stirred(model):
+    """The model with random weights that are nowhere zero."""
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model
 
 
 def pair(config: DiTConfig, device):
@@ -59,11 +81,7 @@ def pair(config: DiTConfig, device):
         num_attention_heads=config.heads, attention_head_dim=config.dim // config.heads, num_layers=config.depth,
         patch_size=config.patch_size, sample_size=32, in_channels=4, out_channels=8, num_embeds_ada_norm=1000,
     )  # fmt: skip
-    models = build(config), theirs
-    for model in models:
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
-    return tuple(model.to(device).eval() for model in models)
+    return tuple(stirred(model).to(device).eval() for model in (build(config), theirs))
 
 
 def alternate(first: Callable, second: Callable, rounds: int, device) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dit_lab.dit import DiTConfig
+from dit_lab.config import Config
 from dit_lab.presets import build
 
 ELSEWHERE = "elsewhere"
@@ -84,7 +84,7 @@ class Count:
         return "\n".join([f"{self.title}, one input of {size}", "", *table, "", f"{summary}. {note}"])
 
 
-def count(model: str | DiTConfig | nn.Module, *, shape: tuple[int, int, int] | None = None, **changes) -> Count:
+def count(model: str | Config | nn.Module, *, shape: tuple[int, int, int] | None = None, **changes) -> Count:
     """Count a preset, a config (both with `changes`, as for `build`) or any module with `model(x, t, y)`.
 
     `shape` is one input's (c, h, w), by default what the model's config says. The module itself is left as it is.
@@ -130,7 +130,8 @@ def parts(module: nn.Module, path: str = "", kind: str = "") -> Iterator[tuple[s
     listed = isinstance(module, nn.ModuleList)
     for name, child in module.named_children():
         child_path, child_kind = path + name, kind + ("*" if listed else name)
-        if isinstance(child, nn.ModuleList) or (listed and any(child.children())):
+        holds_blocks = any(isinstance(grandchild, nn.ModuleList) for grandchild in child.children())
+        if isinstance(child, nn.ModuleList) or holds_blocks or (listed and any(child.children())):
             yield from parts(child, f"{child_path}.", f"{child_kind}.")
         else:
             yield child_path, child_kind
@@ -144,15 +145,24 @@ def part_of(name: str, kinds: dict[str, str]) -> str:
     return re.sub(r"\.\d+\.", ".*.", name)
 
 
-@torch.no_grad()
 def measure(model: nn.Module, shape: tuple[int, int, int]) -> tuple[int, dict[str, int]]:
+    """Multiply-accumulates of one input, the whole and by module path: what a second input costs on top of a first.
+
+    So products of weights alone (U-DiT's re-parameterised layers), made once whatever the batch, are not counted.
+    """
+    (one, one_at), (two, two_at) = (measure_batch(model, (b, *shape)) for b in (1, 2))
+    return two - one, {path: two_at[path] - one_at.get(path, 0) for path in two_at}
+
+
+@torch.no_grad()
+def measure_batch(model: nn.Module, shape: tuple[int, int, int, int]) -> tuple[int, dict[str, int]]:
     """Multiply-accumulates of one pass, the whole and by module path; data-free stand-ins run in the tensors' place."""
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     dtype = next((tensor.dtype for tensor in model.parameters()), torch.float32)
     # The plain kernel is two matrix products, which every version of the counter knows; some fused ones it misses.
     with torch.device("meta"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        x, t, y = torch.empty(1, *shape, dtype=dtype), torch.zeros(1), torch.zeros(1, dtype=torch.long)
+        x, t, y = torch.empty(shape, dtype=dtype), torch.zeros(shape[0]), torch.zeros(shape[0], dtype=torch.long)
         functional_call(model, stand_ins, (x, t, y))
     flops = {path: sum(by_kernel.values()) for path, by_kernel in counter.get_flop_counts().items()}
     return flops.get("Global", 0) // 2, {path.partition(".")[2]: number // 2 for path, number in flops.items()}

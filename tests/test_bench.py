@@ -31,6 +31,10 @@ def test_the_table_has_a_forward_and_a_training_step_with_their_ratios(capsys):
     for what in ("DiT-S/8 forward, fp32", "DiT-S/8 training step, fp32"):
         theirs, ours, ratio = map(float, re.search(rf"{what} +(\d+) ms +(\d+) ms +([\d.]+)x", out).groups())
         assert ratio > 0 and (ours == 0 or theirs / ours == pytest.approx(ratio, rel=0.5))
+    theirs, ours, times = map(
+        float, re.search(r"U-DiT-S folded forward, fp32 +(\d+) ms +(\d+) ms +([\d.]+)x", out).groups()
+    )
+    assert ours / theirs == pytest.approx(times, rel=0.1)
     assert "bf16" in out
 
 

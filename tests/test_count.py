@@ -1,4 +1,4 @@
-"""The counter against the paper's table 1, and against what can be worked out by hand."""
+"""The counter against the papers' tables, and against what can be worked out by hand."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from dit_lab.count import ELSEWHERE, Row, count, count_command
 from dit_lab.layers import Attention
-from dit_lab.presets import build, preset
+from dit_lab.presets import build, ladder, preset
 
 # Table 1 of the DiT paper: "Gflops" (which are GMACs) as printed, and millions of parameters.
 TABLE_1 = {
@@ -37,6 +37,14 @@ BLOCKS_RECOMPUTED = {
     "adaln": ("118.55", "600.5"),
     "adaln_zero": ("118.62", "674.8"),
 }
+
+# U-DiT: parameters unfolded and folded, exactly, and the paper's GMACs, which are those of the folded model.
+U_DITS = {
+    "U-DiT-S": (58_896_568, 52_045_240, 6.04),
+    "U-DiT-B": (231_251_304, 204_425_064, 22.22),
+    "U-DiT-L": (916_335_304, 810_188_488, 85.00),
+}
+LADDER = {"toy/isotropic": 1.41, "toy/unet": 1.40, "toy/kv": 0.91, "toy/token": 0.90}
 
 
 def agrees(macs: int, printed: str, relative: float = 0.003) -> bool:
@@ -81,6 +89,55 @@ def test_xl_2_at_512_has_the_papers_macs():
     counted = count("DiT-XL/2", input_size=64)
     assert agrees(counted.macs, "524.60"), f"{counted.macs / 1e9:.4f} GMACs"
     assert counted.trained == 674_834_720
+
+
+@pytest.mark.parametrize("name", U_DITS)
+def test_every_udit_has_the_known_parameters_and_folded_the_papers_macs(name):
+    unfolded, folded, gmacs = U_DITS[name]
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in build(name).parameters()) == unfolded
+    counted = count(name, mlp="depthwise")
+    assert counted.params == counted.trained == folded
+    assert counted.macs / 1e9 == pytest.approx(gmacs, rel=0.005)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_the_ladder_has_the_papers_macs(name):
+    assert count(ladder()[name]).macs / 1e9 == pytest.approx(LADDER[name], rel=0.02)
+
+
+def udit_macs_by_hand(config):
+    """A folded U-DiT's multiply-accumulates, added up from its widths and grids."""
+    (h, w), dim, levels = config.size, config.dim, len(config.depths) // 2 + 1
+    widths = [dim * 2**level for level in range(levels)]
+    total = 9 * config.in_channels * dim * h * w + sum(256 * d + d * d for d in widths)
+    stages = [*range(levels), *reversed(range(levels - 1))]
+    for number, (level, depth) in enumerate(zip(stages, config.depths, strict=True)):
+        d, n = dim * 2 ** (level if number < levels else max(level, 1)), (h >> level) * (w >> level)
+        # Projections of 3d and d, an MLP of ratio 2; a 5x5 kernel a channel; q k^T and its product with v on a quarter.
+        pair = n * (4 * d * d + 4 * d * d) + n * 25 * (d + 2 * d) + 2 * n * (n // 4) * d + 6 * d * d
+        total += 2 * depth * pair
+        if number < levels - 1:
+            total += 9 * n * d * (d // 2)
+        elif number < len(stages) - 1:
+            above, skip = dim * 2 ** max(level - 1, 1), dim * 2 ** (level - 1)
+            total += 9 * n * d * 2 * d + 4 * n * (d // 2 + skip) * above
+    last = dim * 2
+    return total + h * w * 9 * last * (last + config.out_channels) + 2 * last * last
+
+
+@pytest.mark.parametrize("changes", [{}, dict(input_size=(16, 24), in_channels=3, depths=(1, 3, 2))], ids=str)
+def test_a_folded_udit_counts_what_adds_up_by_hand(changes):
+    config = preset("U-DiT-tiny", mlp="depthwise", **changes)
+    assert count(config).macs == udit_macs_by_hand(config)
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS_PAPER if block != "in_context"])
+def test_the_rows_of_a_udit_add_up_to_it(block):
+    model = build("U-DiT-tiny", block=block, input_size=8)
+    counted = count(model)
+    assert counted.trained == sum(p.numel() for p in model.parameters()) and counted.fixed == 0
+    assert ELSEWHERE not in {row.part for row in counted.rows}
 
 
 def test_a_model_can_be_counted_at_another_size_than_its_own():

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import stirred
 
 gr = pytest.importorskip("gradio")
 httpx = pytest.importorskip("httpx")
 
 from dit_lab.blocks import BLOCKS  # noqa: E402
-from dit_lab.checkpoints import Loaded  # noqa: E402
+from dit_lab.checkpoints import Loaded, load, save  # noqa: E402
 from dit_lab.codecs import open_codec  # noqa: E402
-from dit_lab.presets import build  # noqa: E402
+from dit_lab.count import count  # noqa: E402
+from dit_lab.presets import build, preset  # noqa: E402
 from dit_lab.ui import build_app, launch_options  # noqa: E402
 from dit_lab.ui.pictures import atlas, pack  # noqa: E402
 from dit_lab.ui.studio import Studio  # noqa: E402
+from dit_lab.ui.words import facts  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 GOOD = {"label": 2, "seed": "5", "steps": 4, "sampler": "ddim", "cfg_scale": 2.0}
@@ -69,12 +72,93 @@ def test_every_block_samples_and_shows_the_attention_of_a_clicked_patch(block):
     of = studio(block=block)
     kept, frames, modulation = run(of)[-1]
     shown = click(of, kept, {"run": kept.run, "step": 1, "patch": 4})
-    rows = unpack(shown["rows"])
-    assert rows.shape == (2, 2, 6 + (2 if block == "in_context" else 0)) and shown["tokens"] == 6
+    (stage,) = shown["stages"]
+    rows = unpack(stage["rows"])
+    assert rows.shape == (2, 2, 6 + (2 if block == "in_context" else 0))
+    assert stage["grid"] == [2, 3] and stage["query"] == 4 and stage["stride"] == 1
+    assert stage["blocks"] == ["block 0", "block 1"] and stage["name"] == ""
     np.testing.assert_allclose(rows.sum(-1), 1, atol=1e-5)
     assert np.array_equal(rows, kept.trajectory.attention_rows(of.model, 1, 4).numpy())
     assert frames["t"] == kept.trajectory.t and frames["grid"] == [2, 3] and frames["run"] == shown["run"]
     assert bool(modulation["parts"]) == BLOCKS[block].modulated != bool(modulation["reason"])
+
+
+U_STAGES = ["encoder 1", "encoder 2", "middle", "decoder 2", "decoder 1"]
+
+
+def u_studio(folder, input_size=16, **changes):
+    """A studio on a small U-DiT that was saved and loaded, as app.py opens one."""
+    model = stirred("U-DiT-tiny", in_channels=1, num_classes=10, input_size=input_size, **changes)
+    found = load(str(save(folder / "u", model, labels=[str(digit) for digit in range(10)], codec_hint="pixels")))
+    return Studio(found, open_codec(found.codec_hint, channels=1))
+
+
+@pytest.mark.parametrize(
+    "size, patch, grids, queries",
+    [
+        (16, 6 * 16 + 7, [[16, 16], [8, 8], [4, 4]], [6 * 16 + 7, 3 * 8 + 3, 1 * 4 + 1]),
+        ((16, 24), 15 * 24 + 9, [[16, 24], [8, 12], [4, 6]], [15 * 24 + 9, 7 * 12 + 4, 3 * 6 + 2]),
+    ],
+)
+def test_a_patchs_attention_comes_in_every_stage_of_a_u_dit_on_that_stages_grid(tmp_path, size, patch, grids, queries):
+    of = u_studio(tmp_path, size)
+    kept, frames, _ = run(of, steps=2)[-1]
+    shown = click(of, kept, {"run": kept.run, "step": 1, "patch": patch})
+    expected = kept.trajectory.patch_rows(of.model, 1, patch)
+    assert frames["grid"] == grids[0] and [stage["name"] for stage in shown["stages"]] == U_STAGES == list(expected)
+    assert [stage["grid"] for stage in shown["stages"]] == [*grids, *grids[1::-1]]
+    assert [stage["query"] for stage in shown["stages"]] == [*queries, *queries[1::-1]]
+    assert [stage["first"] for stage in shown["stages"]] == [0, 2, 4, 8, 10]
+    for stage in shown["stages"]:
+        rows, (_, columns) = unpack(stage["rows"]), stage["grid"]
+        assert np.array_equal(rows, expected[stage["name"]].numpy())
+        # A token sees every second row and column, counted from its own: a quarter of the tokens, and nothing else.
+        row, column = divmod(stage["query"], columns)
+        own = rows.reshape(*rows.shape[:2], -1, columns)[..., row % stage["stride"] :: 2, column % stage["stride"] :: 2]
+        assert stage["stride"] == 2 and np.allclose(own.sum((-1, -2)), 1, atol=1e-5)
+        assert (own > 0).all() and own.size == rows.size / 4
+    assert shown["stages"][2]["blocks"] == [f"block {n}, pair {pair}" for n in (1, 2) for pair in "ab"]
+
+
+@pytest.mark.parametrize("downsample", ["none", "kv"])
+def test_a_u_dit_that_keeps_all_its_queries_on_one_grid_is_not_drawn_as_interleaved(tmp_path, downsample):
+    of = u_studio(tmp_path, downsample=downsample)
+    kept, _, _ = run(of, steps=1)[-1]
+    shown = click(of, kept, {"run": kept.run, "step": 0, "patch": 3})
+    assert {stage["stride"] for stage in shown["stages"]} == {1}
+    assert all((unpack(stage["rows"]) > 0).all() for stage in shown["stages"])
+
+
+def test_the_header_the_modulation_and_the_opening_run_know_a_u_dits_stages(tmp_path, monkeypatch):
+    monkeypatch.setattr("dit_lab.ui.studio.OPENING_SECONDS", 300)
+    monkeypatch.setattr("dit_lab.ui.studio.defaults", lambda config: GOOD)
+    of = u_studio(tmp_path)
+    assert {fact["name"]: fact["text"] for fact in of.about()["facts"][1:]} == {
+        "Model": "U-DiT, adaLN-Zero blocks, 1.2 M parameters",
+        "Depth": "1 + 1 + 2 + 1 + 1 blocks of two pairs × 2 heads",
+        "Input": "16 × 16 picture, 1 channel",
+        "Tokens": "16 × 16, 8 × 8 and 4 × 4, one a pixel at first",
+    }
+    kept, _, modulation, attention = of.opening()
+    assert [stage["name"] for stage in modulation["stages"]] == U_STAGES and attention["patch"] == 8 * 16 + 8
+    gates = unpack(modulation["parts"]["gate_attn"])
+    assert np.array_equal(gates, kept.trajectory.modulation_norms(of.model)["gate_attn"].numpy())
+    assert len(gates) == sum(len(stage["blocks"]) for stage in modulation["stages"]) == 12
+
+
+def test_the_header_of_u_dit_s_on_latents():
+    said = facts(preset("U-DiT-S", num_classes=0, input_size=(32, 64)), 52_000_000, latent=True)
+    assert said["Depth"] == "2 + 5 + 8 + 5 + 2 blocks of two pairs × 4 heads"
+    assert said["Input"] == "32 × 64 latent, 4 channels"
+    assert said["Tokens"] == "32 × 64, 16 × 32 and 8 × 16, one a latent pixel at first"
+
+
+@pytest.mark.parametrize("name", ["DiT-nano/4", "U-DiT-tiny"])
+def test_whether_the_page_opens_with_a_run_is_decided_on_about_the_real_macs(name):
+    with torch.device("meta"):
+        model = build(name)
+    of = Studio(Loaded(model=model, config=model.config, labels=None, codec_hint=None, source=name), None)
+    assert 0.5 < of.macs() / count(model).macs < 2
 
 
 def test_modulation_comes_for_every_block_and_step():
@@ -82,6 +166,7 @@ def test_modulation_comes_for_every_block_and_step():
     kept, _, modulation = run(of)[-1]
     norms = kept.trajectory.modulation_norms(of.model)
     assert list(modulation["parts"]) == list(norms)
+    assert modulation["stages"] == [{"name": "", "first": 0, "blocks": ["block 0", "block 1"]}]
     assert np.array_equal(unpack(modulation["parts"]["gate_attn"]), norms["gate_attn"].numpy())
 
 

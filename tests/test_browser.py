@@ -8,9 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from shared import stirred
+
+from dit_lab.checkpoints import save
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -23,14 +27,14 @@ FLAGS = [f"--{flag}" for flag in ("no-sandbox", "disable-gpu", *QUIET)]
 PATIENCE = 120_000
 
 
-@pytest.fixture(scope="module")
-def address():
-    """The app as `make app` starts it, on a free port."""
+@contextmanager
+def serving(*options):
+    """The address of the app, started as `make app` does, on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-u", "app.py", "--port", str(port)], cwd=ROOT, text=True,
+        [sys.executable, "-u", "app.py", "--port", str(port), *map(str, options)], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
@@ -45,6 +49,23 @@ def address():
 
 
 @pytest.fixture(scope="module")
+def address():
+    """The app with the checkpoint that it opens by itself."""
+    with serving() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def u_dit(tmp_path_factory):
+    """The app on a small U-DiT for 16 x 24 pixels: 16 x 24, 8 x 12 and 4 x 6 tokens."""
+    model = stirred("U-DiT-tiny", in_channels=1, num_classes=10, input_size=(16, 24))
+    labels = [str(digit) for digit in range(10)]
+    folder = save(tmp_path_factory.mktemp("zoo") / "u-dit", model, labels=labels, codec_hint="pixels")
+    with serving("--checkpoint", folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -53,11 +74,11 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, address):
+def opened(browser, request):
     """Open the page at a width; whatever it asks for is kept in `page.asked`, errors in its script in `page.broken`."""
     pages = []
 
-    def open_page(width=1440, height=1000, scheme="light"):
+    def open_page(width=1440, height=1000, scheme="light", server="address"):
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         pages.append(page)
         page.set_default_timeout(PATIENCE)
@@ -65,7 +86,7 @@ def opened(browser, address):
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("pageerror", lambda error: page.broken.append(str(error)))
         page.on("console", lambda message: message.type == "error" and page.broken.append(message.text))
-        page.goto(address)
+        page.goto(request.getfixturevalue(server))
         page.wait_for_selector("[data-overlay]", state="attached")
         return page
 
@@ -215,6 +236,95 @@ def test_nothing_is_cut_off_at_any_width(opened, scheme):
     for width in (390, 768, 1440):
         page.set_viewport_size({"width": width, "height": 900})
         assert_nothing_is_cut_off(page, width)
+
+
+CHOOSER = """select => [...select.children].map((group) =>
+    [group.label, group.tagName, [...group.children].map((option) => option.textContent)])"""
+THUMBNAIL = """([row, column, rows, columns]) => {
+    const canvas = document.querySelector('[data-grid] canvas'), side = canvas.width / columns;
+    if (canvas.height !== rows * side) throw new Error(`${canvas.width} x ${canvas.height} is no ${rows} x ${columns}`);
+    const at = [(column + 0.5) * side, (row + 0.5) * side];
+    return [...canvas.getContext('2d').getImageData(...at, 1, 1).data].join();
+}"""
+DARKEST = "0,0,4,255"
+
+
+def sample_u_dit(page):
+    page.fill("#steps input", "4")
+    page.fill("#seed textarea, #seed input", "3")
+    page.click("#sample")
+    wait_for_title(page, "seed 3,")
+
+
+def test_the_blocks_of_a_u_dit_are_chosen_by_stage_and_each_is_drawn_on_its_own_grid(opened):
+    page = opened(server="u_dit")
+    sample_u_dit(page)
+    look(page, ((11 + 0.5) / 24, (5 + 0.5) / 16))  # the token in row 5, column 11 of 16 x 24
+    stages = page.eval_on_selector("[data-block]", CHOOSER)
+    assert [name for name, _, _ in stages] == ["encoder 1", "encoder 2", "middle", "decoder 2", "decoder 1"]
+    assert {kind for _, kind, _ in stages} == {"OPTGROUP"}
+    assert stages[2][2] == ["block 1, pair a", "block 1, pair b", "block 2, pair a", "block 2, pair b"]
+
+    assert "the clicked patch, row 5, column 11." in page.text_content("[data-readout]")
+    assert page.text_content("[data-where]") == "encoder 1: 16 × 24 tokens"
+    asked = len(page.asked)
+    page.select_option("[data-block]", "7")
+    assert page.text_content("[data-where]") == "middle: 4 × 6 tokens"
+    assert "the token over the clicked patch, row 1, column 2." in page.text_content("[data-readout]")
+    assert "of middle, block 2, pair b on one scale" in page.text_content("[data-scale]")
+    assert "Evenly spread would be 17 % a token of its grid." in page.text_content("[data-scale]")  # 1 of 24 / 4
+    assert len(page.asked) == asked, "choosing a block asked the server for something"
+    look(page, (0.9, 0.1))
+    assert page.input_value("[data-block]") == "7" and "row 0, column 5." in page.text_content("[data-readout]")
+    assert page.broken == []
+
+
+def test_a_token_of_a_u_dit_sees_its_own_grid_which_is_drawn_whole_or_on_the_picture(opened):
+    page = opened(server="u_dit")
+    sample_u_dit(page)
+    look(page, (0.9, 0.9))
+    page.select_option("[data-block]", "2")  # encoder 2: 8 x 12 tokens, the clicked one in row 7, column 10
+
+    def colours():
+        drawn = [[page.evaluate(THUMBNAIL, [row, column, 8, 12]) for column in range(12)] for row in range(6)]
+        return [drawn[row][column::2] for row in range(2, 6) for column in (0, 1)]  # away from the outline
+
+    own = colours()
+    assert page.get_attribute("[data-overlay]", "aria-label").endswith("4 × 6 weights")
+    assert own[0] == own[1] == own[2] == own[3] and own[4] == own[5] == own[6] == own[7] != own[0]
+    page.select_option("[data-view]", "picture")
+    raw = colours()
+    assert page.get_attribute("[data-overlay]", "aria-label").endswith("8 × 12 weights")
+    assert raw[2] == own[2] and raw[6] == own[6], "the clicked token's own row 3 and 5, every other column from 0"
+    assert {colour for other in (0, 1, 3, 4, 5, 7) for colour in raw[other]} == {DARKEST}
+    box = page.locator("[data-overlay]").bounding_box()
+    page.mouse.move(box["x"] + 1.5 * box["width"] / 12, box["y"] + 1.5 * box["height"] / 8)
+    assert page.text_content("[data-readout]") == "It cannot see row 1, column 1, a token of another grid."
+
+
+def test_the_modulation_of_a_u_dit_is_labelled_by_stage(opened):
+    page = opened(server="u_dit")
+    sample_u_dit(page)
+    named = page.locator("[data-blocks] span").all_text_contents()
+    assert named == ["encoder 1", "encoder 2", "middle", "decoder 2", "decoder 1"]
+    assert page.locator("[data-lines] b").count() == 4
+    page.locator("[data-map]").scroll_into_view_if_needed()
+    box = page.locator("[data-map]").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 7.5 * box["height"] / 12)
+    said = page.text_content("[aria-label=Modulation] [data-readout]")
+    assert said.startswith("middle, block 2, pair b at step 1 of 4, t = 999: ")
+    for width in (390, 1440):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert_nothing_is_cut_off(page, width)
+
+
+def test_the_blocks_of_a_dit_are_one_plain_list(opened):
+    page = opened()
+    sample(page, seed="8")
+    look(page)
+    texts = page.locator("[data-block] > option").all_text_contents()
+    assert texts == [f"block {number}" for number in range(6)]
+    assert page.is_hidden("[data-views]") and page.is_hidden("[data-why]")
 
 
 def assert_nothing_is_cut_off(page, width):

@@ -6,7 +6,7 @@ from numbers import Real
 
 import gradio as gr
 
-from dit_lab.dit import DiTConfig
+from dit_lab.config import Config
 from dit_lab.sampling import SAMPLERS
 
 SEED_LIMIT = 2**63
@@ -32,19 +32,19 @@ class Controls:
         return [self.label, self.seed, self.steps, self.sampler, self.cfg_scale]
 
 
-def defaults(config: DiTConfig) -> dict:
+def defaults(config: Config) -> dict:
     """What the controls show at first: a label and the options of `sample`."""
     label = min(7, max(config.num_classes - 1, 0))
     return {"label": label, "seed": 0, "steps": 50, "sampler": "ddim", "cfg_scale": 2.0 if config.num_classes else 1.0}
 
 
-def class_choices(config: DiTConfig, labels: list[str]) -> list[tuple[str, int]]:
+def class_choices(config: Config, labels: list[str]) -> list[tuple[str, int]]:
     """(what the drop-down shows, label) for every class, and the null label last."""
     named = [(name if name == str(i) else f"{name} ({i})", i) for i, name in enumerate(labels)]
     return [*named, ("no class (null label)", config.num_classes)]
 
 
-def controls(config: DiTConfig, labels: list[str]) -> Controls:
+def controls(config: Config, labels: list[str]) -> Controls:
     """Lay out the controls. A model without classes has neither a class nor guidance to choose."""
     first = defaults(config)
     classes = config.num_classes > 0
@@ -75,7 +75,7 @@ def controls(config: DiTConfig, labels: list[str]) -> Controls:
     return Controls(label, seed, steps, sampler, cfg_scale, start, stop)
 
 
-def read(config: DiTConfig, label, seed, steps, sampler, cfg_scale) -> tuple[list[int], dict]:
+def read(config: Config, label, seed, steps, sampler, cfg_scale) -> tuple[list[int], dict]:
     """What the controls sent, as labels and options of `sample`. Raises ValueError with a sentence for the page."""
     label = whole("Class", label, 0, config.num_classes)
     options = {"seed": read_seed(seed), "steps": whole("Steps", steps, 1, MAX_STEPS), "sampler": sampler}

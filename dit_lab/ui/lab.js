@@ -48,6 +48,8 @@ const lab = (window.ditLab ??= {
   gradient(map) {
     return "linear-gradient(to right, " + this.maps[map].map((c) => "rgb(" + c + ")").join(", ") + ")";
   },
+  // "encoder 1, block 2, pair b"; the stage has no name where there is only one.
+  blockName: (stage, block) => (stage.name ? stage.name + ", " : "") + stage.blocks[block - stage.first],
   percent: (value) => (100 * value).toFixed(value < 0.0995 ? 1 : 0) + " %",
   // "step 13 of 50, t = 741"
   when: (step, steps, t) => "step " + (step + 1) + " of " + steps + ", t = " + t,
@@ -61,8 +63,13 @@ const make = (tag, className, text) => {
   if (text !== undefined) node.textContent = text;
   return node;
 };
+// Choices are [value, text] or [value, text, group]; what was chosen stays chosen where it can.
 const fill = (select, choices) => {
-  const before = select.value;
-  select.replaceChildren(...choices.map(([value, text]) => Object.assign(make("option", "", text), { value })));
+  const before = select.value, groups = {};
+  select.replaceChildren();
+  for (const [value, text, group] of choices) {
+    if (group) groups[group] ??= select.appendChild(Object.assign(make("optgroup"), { label: group }));
+    (groups[group] || select).append(Object.assign(make("option", "", text), { value }));
+  }
   if (choices.some(([value]) => value === before)) select.value = before;
 };

@@ -12,6 +12,22 @@ const title = (name) => {
   return kind + (branch ? ", " + (branch === "attn" ? "attention" : branch.toUpperCase()) : "");
 };
 
+// Beside the rows: every block's name, or of several stages, each over its rows, the stage's; a line parts them.
+const names = (blocks) => {
+  const every = Math.ceil(blocks / 14), { stages } = norms;
+  find("blocks").replaceChildren(...stages.flatMap((stage) => {
+    if (!stage.name) return stage.blocks.map((name, b) => make("span", "", b % every ? "" : name));
+    const label = make("span", "lab-stage", stage.name);
+    label.style.gridRow = "span " + stage.blocks.length;
+    return [label];
+  }));
+  find("lines").replaceChildren(...stages.slice(1).map(({ first }) => {
+    const line = make("b");
+    line.style.top = (100 * first) / blocks + "%";
+    return line;
+  }));
+};
+
 const draw = () => {
   if (!norms) return;
   const { shape: [blocks, steps], values } = norms.parts[part.value];
@@ -21,14 +37,13 @@ const draw = () => {
   values.forEach((value, i) => pixels.data.set([...lab.colour("viridis", top ? value / top : 0), 255], 4 * i));
   context.putImageData(pixels, 0, 0);
   map.style.height = Math.max(6, Math.min(26, 320 / blocks)) * blocks + "px";
-  const every = Math.ceil(blocks / 14);
-  find("blocks").replaceChildren(...Array.from(Array(blocks).keys(), (b) => make("span", "", b % every ? "" : "block " + b)));
+  names(blocks);
   say("top", top.toPrecision(2));
   say("meaning", meanings[part.value.split("_")[0]] || "");
   step();
 };
 
-const value = (b, s) => "block " + b + " at " + lab.when(s, norms.t.length, norms.t[s]) + ": " +
+const value = (b, s) => lab.blockName(norms.stages.findLast((stage) => stage.first <= b), b) + " at " + lab.when(s, norms.t.length, norms.t[s]) + ": " +
   norms.parts[part.value].values[b * norms.t.length + s].toPrecision(3);
 
 const readout = (b, s) => say("readout", b === undefined

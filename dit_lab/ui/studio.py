@@ -11,10 +11,13 @@ import torch
 
 from dit_lab.blocks import BLOCKS
 from dit_lab.codecs import Autoencoder, Pixels
+from dit_lab.geometry import token_under
+from dit_lab.grid_layers import FACTOR
 from dit_lab.plots import NOISE_REACH, as_pictures
 from dit_lab.trajectory import Recording, Trajectory
 from dit_lab.ui.controls import defaults, read, whole
 from dit_lab.ui.pictures import atlas, data_uri, pack
+from dit_lab.ui.words import facts, stage_words
 
 PREVIEW_SECONDS = 0.1
 # A run is recorded before the page opens where a forward takes about so many multiplications, and all of it so long.
@@ -40,8 +43,7 @@ class Studio:
     def opening(self) -> tuple[Kept | None, dict | None, dict | None, dict | None]:
         """A run to open the page with, and what its panels show; Nones where that would keep the reader waiting."""
         nothing, late = (None, None, None, None), time.monotonic() + OPENING_SECONDS
-        macs = sum(p.numel() for p in self.model.parameters()) * math.prod(self.config.grid)
-        if macs > OPENING_MACS or isinstance(self.codec, Autoencoder):
+        if self.macs() > OPENING_MACS or isinstance(self.codec, Autoencoder):
             return nothing
         for kept, trajectory, modulation in self.sample(*defaults(self.config).values()):  # noqa: B007
             if time.monotonic() > late:
@@ -50,6 +52,11 @@ class Studio:
         step = 3 * (len(kept.trajectory.t) - 1) // 4
         request = {"run": kept.run, "step": step, "patch": (rows // 2) * columns + columns // 2}
         return kept, trajectory | {"step": step}, modulation, self.rows(kept, request)
+
+    def macs(self) -> int:
+        """About the multiplications of a forward: each block's parameters at each of its tokens."""
+        parameters = [sum(p.numel() for p in block.parameters()) for block in self.model.blocks]
+        return sum(count * math.prod(self.config.grid_of(block)) for block, count in enumerate(parameters))
 
     def sample(self, label, seed, steps, sampler, cfg_scale):
         """Yield (run to keep, trajectory panel, modulation panel): previews as they come, then the finished run."""
@@ -108,7 +115,7 @@ class Studio:
     def modulation(self, kept: Kept) -> dict:
         """The heat maps of block x step by part, or the reason why there are none."""
         block = BLOCKS[self.config.block]
-        about = {"run": kept.run, "t": kept.trajectory.t, "blocks": self.config.depth, "parts": {}, "reason": ""}
+        about = {"run": kept.run, "t": kept.trajectory.t, "stages": stage_words(self.config), "parts": {}, "reason": ""}
         if not block.modulated:
             reason = f"Nothing to show: in {block.title} blocks the condition enters without shift, scale or gate."
             return about | {"reason": reason}
@@ -123,33 +130,38 @@ class Studio:
             raise problem(error) from None
 
     def rows(self, kept: Kept | None, request) -> dict:
-        """One query's attention over all blocks and heads, from one replay. Raises ValueError on a bad request."""
+        """A patch's attention in every stage, from one replay. Raises ValueError on a bad request."""
         request = request if isinstance(request, dict) else {}
         if kept is None or request.get("run") != kept.run:
             raise ValueError("This run is no longer kept. Press Sample to make it again.")
-        trajectory, tokens = kept.trajectory, math.prod(kept.trajectory.grid)
+        trajectory = kept.trajectory
         step = whole("Step", request.get("step"), 0, len(trajectory.t) - 1)
-        patch = whole("Patch", request.get("patch"), 0, tokens - 1)
-        rows = trajectory.attention_rows(self.model, step, patch)
+        patch = whole("Patch", request.get("patch"), 0, math.prod(trajectory.grid) - 1)
         return {
             "run": kept.run, "step": step, "patch": patch, "t": trajectory.t[step], "steps": len(trajectory.t),
-            "grid": list(trajectory.grid), "tokens": tokens, "rows": pack(rows),
-            "guided": trajectory.options["cfg_scale"] != 1,
+            "stages": self.stages(trajectory, step, patch), "guided": trajectory.options["cfg_scale"] != 1,
         }  # fmt: skip
+
+    def stages(self, trajectory: Trajectory, step: int, patch: int) -> list[dict]:
+        """Stage by stage: its grid, the token on it that the patch lies under, and that token's rows.
+
+        Of `stride` rows and columns a token sees one: 2 where attention runs on interleaved grids, else 1.
+        """
+        stride = FACTOR if getattr(self.config, "downsample", None) == "token" else 1
+        rows, shapes, stages = trajectory.patch_rows(self.model, step, patch), self.config.stages, []
+        for words, shape in zip(stage_words(self.config), shapes, strict=True):
+            grid = trajectory.grid_of(words["first"])
+            query = token_under(patch, trajectory.grid, shapes[0].patch, grid, shape.patch)
+            packed = {"grid": list(grid), "query": query, "stride": stride, "rows": pack(rows[shape.name])}
+            stages.append(words | packed)
+        return stages
 
     def about(self) -> dict:
         """The header: what is loaded, in a few short facts."""
-        config, (h, w), (rows, columns) = self.config, self.config.size, self.config.grid
         parameters = sum(p.numel() for p in self.model.parameters())
-        kind = "picture" if isinstance(self.codec, Pixels) else "latent"
-        facts = [
-            ("Checkpoint", self.source),
-            ("Model", f"DiT, {BLOCKS[config.block].title} blocks, {parameters / 1e6:.1f} M parameters"),
-            ("Depth", f"{config.depth} blocks × {config.heads} heads"),
-            ("Input", f"{h} × {w} {kind}, {config.in_channels} channel{'s' * (config.in_channels > 1)}"),
-            ("Tokens", f"{rows} × {columns} = {rows * columns} patches of {config.patch_size} × {config.patch_size}"),
-        ]
-        return {"facts": [{"name": name, "text": text} for name, text in facts], "note": self.codec.note}
+        latent = not isinstance(self.codec, Pixels)
+        known = {"Checkpoint": self.source} | facts(self.config, parameters, latent=latent)
+        return {"facts": [{"name": name, "text": text} for name, text in known.items()], "note": self.codec.note}
 
 
 def problem(error: Exception) -> gr.Error:

@@ -16,6 +16,8 @@ const mark = () => {
     box.hidden = !lab.run || lab.patch === null || busy;
     if (box.hidden) continue;
     const [rows, columns] = lab.run.grid, row = Math.floor(lab.patch / columns), column = lab.patch % columns;
+    // Around a small token, not over it.
+    box.classList.toggle("lab-fine", box.parentElement.clientWidth / columns < 14);
     Object.assign(box.style, {
       left: (100 * column) / columns + "%", top: (100 * row) / rows + "%",
       width: 100 / columns + "%", height: 100 / rows + "%",

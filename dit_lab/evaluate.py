@@ -4,11 +4,19 @@ The Fréchet distance is FID's formula (arXiv 1706.08500, section 3) on this cla
 Inception's 2048: numbers compare with each other, never with published FIDs.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from einops.layers.torch import Rearrange
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
+
+from dit_lab.files import atomic
+from dit_lab.sampling import generate
+
+BATCH = 100
 
 
 class Classifier(nn.Module):
@@ -61,3 +69,33 @@ def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     root_trace = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
     distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * root_trace
     return distance.item()
+
+
+def classifier_for(train, path: Path) -> Classifier:
+    """The classifier kept at `path`, trained on real images (an `Images`) the first time."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as partial:
+            save_file({k: v.half() for k, v in train_classifier(train).state_dict().items()}, partial)
+    channels, *size = train.shape
+    model = Classifier(channels, tuple(size), len(train.names))
+    model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+def draw(model, count: int, steps: int, cfg_scale: float):
+    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`."""
+    labels = torch.arange(count) % model.config.num_classes
+    batches = tqdm(labels.split(BATCH), desc=f"{count} samples", unit="batch", mininterval=1)
+    drawn = [generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=k) for k, y in enumerate(batches)]
+    return torch.cat(drawn).clamp(-1, 1), labels
+
+
+def everything(images) -> torch.Tensor:
+    """All pictures of a data set (an `Images`): `-> n c h w` in [-1, 1]."""
+    return images.batch(range(len(images)))[0]
+
+
+def agreement(seen, asked) -> float:
+    """The share of samples in which the classifier sees the label that was asked for."""
+    return (seen == asked).double().mean().item()

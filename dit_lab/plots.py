@@ -1,4 +1,4 @@
-"""Tensors to matplotlib figures: trajectories, samples, attention, modulation and losses.
+"""Tensors to matplotlib figures: trajectories, samples, attention, modulation, spectra and losses.
 
 Every function returns a `Figure` that belongs to nobody: no pyplot, so no state, no windows and no leaks in a server. A
 notebook shows it as a picture after `%matplotlib inline`.
@@ -12,11 +12,15 @@ from dataclasses import asdict, is_dataclass
 import numpy as np
 import torch
 from einops import rearrange
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from dit_lab.codecs import Pixels
 from dit_lab.geometry import token_box
+from dit_lab.spectrum import Spectra
 from dit_lab.trajectory import Trajectory
 
 OUTLINE = dict(fill=False, edgecolor="#ff5500", linewidth=2)
@@ -151,6 +155,55 @@ def loss_curve(log: Sequence) -> Figure:
         axis.grid(alpha=0.3, which="both")
         axis.legend(frameon=False)
     figure.suptitle("Training losses")
+    return figure
+
+
+def spectrum(models: dict[str, Spectra]) -> Figure:
+    """How coarse the features of models are: their Fourier power by depth, and its low-frequency share over a run.
+
+    One row a model. Left: a curve a block at the middle timestep, each at its share of the power in the first ring, so
+    that slopes compare; right: block by timestep. Frequencies are in cycles per pixel of the input.
+    """
+    figure, axes = panels(len(models), 2, 3.2, grid=False)
+    for (curves, shares), (name, seen) in zip(axes, models.items(), strict=True):
+        middle, colours = len(seen.t) // 2, colormaps["viridis"](np.linspace(0, 0.9, len(seen.names)))
+        for frequency, power, colour in zip(seen.frequency, seen.power, colours, strict=True):
+            curves.plot(frequency, power[middle] / power[middle, 0], ".-", color=colour, linewidth=1)
+        curves.set(title=f"{name}: power at t = {seen.t[middle]}", xlabel="frequency (cycles per pixel)")
+        curves.set(ylabel="relative to the lowest (log)", yscale="log", xscale="log")
+        marks = [2**-power for power in range(1, 7) if 2**-power >= float(seen.frequency[0][0])]
+        curves.set_xticks(marks, [f"1/{round(1 / mark)}" for mark in marks], minor=False)
+        curves.minorticks_off()
+        curves.grid(alpha=0.3)
+        depth = ScalarMappable(Normalize(0, len(seen.names) - 1), ListedColormap(colours))
+        figure.colorbar(depth, ax=curves, label="block", ticks=[0, len(seen.names) - 1])
+        drawn = shares.imshow(seen.low.numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        shares.set(title=f"{name}: share of low frequencies", xlabel="timestep t", ylabel="")
+        shares.set_yticks(range(len(seen.names)), seen.names, fontsize=7)
+        marks = sorted({0, middle, len(seen.t) - 1})
+        shares.set_xticks(marks, [str(seen.t[mark]) for mark in marks])
+        figure.colorbar(drawn, ax=shares, label=f"share (white noise: {np.mean(seen.noise):.2f})")
+    figure.suptitle("Fourier power of the features after each block")
+    return figure
+
+
+def ladder(rungs: dict[str, Sequence[dict]]) -> Figure:
+    """The rungs of an experiment side by side: `rungs` maps a name to its runs, dicts of `test_mse`, `frechet`, `macs`.
+
+    A dot a run and a bar at the mean; the multiply-accumulates in the last panel.
+    """
+    panes = {"test_mse": "loss on unseen pictures (mse)", "frechet": "Fréchet distance", "macs": "MMACs a picture"}
+    figure, axes = panels(1, len(panes), 3.0, grid=False)
+    for axis, (field, title) in zip(axes[0], panes.items(), strict=True):
+        for place, runs in enumerate(rungs.values()):
+            values = np.array([run[field] for run in runs]) / (1e6 if field == "macs" else 1)
+            axis.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.6, markersize=5)
+            axis.plot(values.mean(), place, "|", color=ORANGE, markersize=16, markeredgewidth=2.5)
+        axis.set(title=title, ylim=(len(rungs) - 0.5, -0.5))
+        axis.set_yticks(range(len(rungs)), rungs if axis is axes[0, 0] else [""] * len(rungs))
+        axis.grid(alpha=0.3, axis="x")
+        axis.margins(x=0.12)
+    figure.suptitle("From DiT to U-DiT, step by step (dots: seeds, bar: their mean)")
     return figure
 
 

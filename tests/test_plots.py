@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from shared import random_udit
 
 from dit_lab import plots
 from dit_lab.plots import (
     as_pictures,
     attention_overlay,
+    ladder,
     loss_curve,
     modulation_heat_map,
     picture_table,
     sample_grid,
+    spectrum,
     trajectory_strip,
 )
 from dit_lab.presets import build
+from dit_lab.spectrum import feature_spectra
 from dit_lab.train import TrainStep
 from dit_lab.trajectory import record
 
@@ -162,3 +166,30 @@ def test_figures_never_load_pyplot(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
     importlib.reload(plots).sample_grid(torch.zeros(1, 1, 4, 4))
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_spectra_have_a_curve_a_block_and_a_row_a_block_over_time(run):
+    model, trajectory = run
+    u_shaped = random_udit(num_classes=5)
+    both = {
+        "DiT": feature_spectra(trajectory, model),
+        "U-DiT": feature_spectra(record(u_shaped, [1, 2], steps=3), u_shaped, [0, 2]),
+    }
+    axes = whole(spectrum(both))
+    curves, shares = [axis for axis in axes if axis.lines], [axis for axis in axes if axis.images]
+    assert [len(axis.lines) for axis in curves] == [3, 6]
+    pictures = [axis for axis in shares if axis.images[0].get_array().shape in ((3, 5), (6, 2))]
+    assert len(pictures) == 2
+    np.testing.assert_allclose(pictures[1].images[0].get_array(), both["U-DiT"].low)
+    assert [label.get_text() for label in pictures[1].get_yticklabels()] == u_shaped.config.block_names
+    np.testing.assert_allclose(curves[1].lines[4].get_xdata(), both["U-DiT"].frequency[4])
+
+
+def test_a_ladder_has_a_dot_a_run_and_a_bar_at_the_mean_of_each_rung():
+    run = dict(test_mse=0.1, frechet=30.0, macs=2e6)
+    rungs = {"first": [run, run | {"test_mse": 0.3}], "second": [run]}
+    axes = whole(ladder(rungs))
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["first", "second"]
+    dots, bar, *_ = axes[0].lines
+    assert dots.get_xdata().tolist() == [0.1, 0.3] and bar.get_xdata() == pytest.approx(0.2)
+    assert axes[2].lines[0].get_xdata().tolist() == [2, 2]

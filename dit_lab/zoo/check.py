@@ -8,17 +8,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data
-from dit_lab.evaluate import Classifier, frechet_distance, judge, train_classifier
-from dit_lab.files import atomic, write_json
+from dit_lab.evaluate import agreement, classifier_for, draw, everything, frechet_distance, judge
+from dit_lab.files import write_json
 from dit_lab.program import run
-from dit_lab.sampling import generate
-
-BATCH = 100
 
 
 def check(
@@ -48,7 +43,8 @@ def check(
     loaded = load(name)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
-    train, test = open_data(data, split="train"), open_data(data, split="test")
+    size = loaded.config.size[0]
+    train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
     classifier = classifier_for(train, out / "classifier.safetensors")
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
@@ -68,36 +64,6 @@ def check(
     write_json(out / "figures.json", figures)
     print(json.dumps(figures, indent=2))
     return figures
-
-
-def classifier_for(train, path: Path) -> Classifier:
-    """The classifier kept at `path`, trained on real images the first time."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as partial:
-            save_file({k: v.half() for k, v in train_classifier(train).state_dict().items()}, partial)
-    channels, *size = train.shape
-    model = Classifier(channels, tuple(size), len(train.names))
-    model.load_state_dict(load_file(path))
-    return model.eval()
-
-
-def draw(model, count: int, steps: int, cfg_scale: float):
-    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`."""
-    labels = torch.arange(count) % model.config.num_classes
-    batches = tqdm(labels.split(BATCH), desc=f"{count} samples", unit="batch")
-    drawn = [generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=k) for k, y in enumerate(batches)]
-    return torch.cat(drawn).clamp(-1, 1), labels
-
-
-def everything(images) -> torch.Tensor:
-    """All pictures of a data set: `-> n c h w` in [-1, 1]."""
-    return images.batch(range(len(images)))[0]
-
-
-def agreement(seen, asked) -> float:
-    """The share of samples in which the classifier sees the label that was asked for."""
-    return (seen == asked).double().mean().item()
 
 
 if __name__ == "__main__":

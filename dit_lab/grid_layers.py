@@ -62,12 +62,9 @@ def rotations(width: int, rows: int, columns: int, device=None, dtype=torch.floa
 
 
 def rotate(x, rotations):
-    """Turn each pair of neighbouring features: `x: b n (head e), rotations: n (head pair) -> b n (head e)`.
-
-    Computed in the rotations' precision, at least fp32.
-    """
-    pairs = torch.view_as_complex(rearrange(x.to(rotations.real.dtype), "b n (pair two) -> b n pair two", two=2))
-    return rearrange(torch.view_as_real(pairs * rotations), "b n pair two -> b n (pair two)").to(x.dtype)
+    """Turn each pair of neighbouring features: `x: b n (head e), rotations: n (head pair) -> b n (head e)`."""
+    pairs = torch.view_as_complex(rearrange(x, "b n (pair two) -> b n pair two", two=2))
+    return rearrange(torch.view_as_real(pairs * rotations), "b n pair two -> b n (pair two)")
 
 
 class DepthwiseConv(nn.Conv2d):
@@ -185,36 +182,39 @@ class GridAttention(nn.Module):
         self.out = Linear(dim, dim)
 
     def forward(self, x):
-        qkv, dim = self.qkv(self.sampler.split(x)), x.shape[-1]
-        if self.sampler.keys == self.sampler.queries:
+        dim, sampler = x.shape[-1], self.sampler
+        qkv = self.qkv(sampler.split(x))
+        if sampler.keys == sampler.queries:
+            # Side by side: one long operation is faster than two short ones.
             qk, v = qkv.split([2 * dim, dim], dim=-1)
-            q, k = self.placed(qk, self.sampler.queries).chunk(2, dim=2)
+            q, k = self.compared(qk, sampler.queries).chunk(2, dim=2)
         else:
             q, kv = qkv.split([dim, 2 * dim], dim=-1)
-            k, v = self.sampler.thin(kv).chunk(2, dim=-1)
-            q, k = self.placed(q, self.sampler.queries), self.placed(k, self.sampler.keys, key=True)
+            k, v = sampler.thin(kv).chunk(2, dim=-1)
+            q, k = self.compared(q, sampler.queries), self.compared(k, sampler.keys, keys=True)
         v = rearrange(v, "b n (head e) -> b n head e", head=self.heads)
         x = self.attend(*(rearrange(part, "b n head e -> b head n e") for part in (q, k, v)))
-        return self.out(self.sampler.join(rearrange(x, "b head n e -> b n (head e)")))
+        return self.out(sampler.join(rearrange(x, "b head n e -> b n (head e)")))
 
     @property
     def layout(self) -> "Layout":
         """How the queries and keys of the last forward lie on the grid."""
         return Layout(self.grid.rows, self.grid.columns, self.sampler.queries, self.sampler.keys)
 
-    def placed(self, x, factor: int, key: bool = False):
-        """Queries, or queries and then keys, as `Attend` compares them: `b n (head e) -> b n head e`.
+    def compared(self, x, factor: int, *, keys: bool = False):
+        """Queries, queries and then keys, or `keys` alone, as `Attend` compares them: `b n (head e) -> b n head e`.
 
         With RoPE they are turned by their places on a grid `factor` times coarser; with cosine attention they have
         length 1, but queries that of the temperature (100 at most) times the root of e, by which `Attend` divides.
+        In fp32 at least, also under autocast.
         """
-        heads, e = x.shape[-1] // self.width, self.width
+        e, dtype = self.width, x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))
         if self.rope:
-            wide = torch.promote_types(x.dtype, torch.float32)
-            x = rotate(x, self.grid.rotations(heads, e, factor, x.device, wide))
+            x = rotate(x, self.grid.rotations(x.shape[-1] // e, e, factor, x.device, x.dtype))
         x = rearrange(x, "b n (head e) -> b n head e", e=e)
-        if self.log_scale is None:
-            return x
-        scale = rearrange(self.log_scale, "head 1 1 -> head 1").clamp(max=MOST_LOG_SCALE).exp() * math.sqrt(e)
-        lengths = torch.ones_like(scale) if key else torch.cat([scale, torch.ones_like(scale)])[:heads]
-        return x * (lengths / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)).to(x.dtype)
+        if self.log_scale is not None:
+            scale = rearrange(self.log_scale, "head 1 1 -> head 1").clamp(max=MOST_LOG_SCALE).exp() * math.sqrt(e)
+            lengths = torch.ones_like(scale) if keys else torch.cat([scale, torch.ones_like(scale)])[: x.shape[2]]
+            x = x * (lengths / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12))
+        return x.to(dtype)

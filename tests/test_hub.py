@@ -166,11 +166,38 @@ def test_a_hub_id_loads_the_model_that_is_there_and_again_without_fetching(name,
     assert hub.asked and not [path for _, path, _ in hub.asked if "/resolve/" in path]
 
 
-def test_what_was_fetched_once_loads_without_the_hub(hub, fetch, repositories):
-    assert fetch("lab/ours")[0][0] == repositories[1]
+@pytest.mark.parametrize("name", ["lab/ours", "lab/original", "lab/original/DiT.pt"])
+def test_what_was_fetched_once_loads_without_the_hub(name, hub, fetch, repositories):
+    assert fetch(name)[0][0] == repositories[1]
     hub.asked.clear()
-    assert fetch("lab/ours", HF_HUB_OFFLINE="1")[0][0] == repositories[1]
-    assert fetch("lab/ours", HF_ENDPOINT=nowhere())[0][0] == repositories[1]
+    assert fetch(name, HF_HUB_OFFLINE="1")[0][0] == repositories[1]
+    assert fetch(name, HF_ENDPOINT=nowhere())[0][0] == repositories[1]
+    assert not hub.asked
+
+
+def test_of_several_checkpoints_in_a_repository_one_is_named_and_only_that_is_fetched(hub, fetch, repositories):
+    """As the released U-DiTs are: several sizes side by side, gigabytes together."""
+    original = hub.folders["lab/original"]
+    hub.folders["lab/sizes"] = {
+        "S.pt": original["DiT.pt"], "S.json": original["DiT.json"], "L.pt": b"not looked at", "old/S.pt": b"nor this"
+    }  # fmt: skip
+    said, _ = fetch("lab/sizes")
+    assert said == "'lab/sizes' holds several, so name one, such as lab/sizes/L.pt: L.pt, S.pt"
+    assert not hub.fetched(".pt")
+    assert fetch("lab/sizes/S.pt")[0] == (repositories[1], ["a", "b", "c"])
+    assert hub.fetched("S.pt") == [None] and not hub.fetched("L.pt")
+
+
+def test_a_file_that_the_repository_does_not_have_is_told(hub, fetch):
+    said, _ = fetch("lab/original/XL.pt")
+    assert said == "there is no file 'lab/original/XL.pt' here, nor XL.pt in the hub's repository lab/original"
+
+
+def test_a_path_into_a_folder_that_is_here_never_asks_the_hub(hub, fetch, tmp_path, monkeypatch):
+    (tmp_path / "lab").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no file or folder 'lab/original/DiT.pt'"):
+        load("lab/original/DiT.pt")
     assert not hub.asked
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
@@ -13,6 +13,9 @@ from dit_lab.checkpoints.reading import CheckpointError, listed, read_json
 
 STATE = "state.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILE = re.compile(rf"({HUB_ID.pattern})/(.+)")
+PICKLED = (".bin", ".pt", ".pth")
+UNWANTED = ("*.fp16.*", "*non_ema*")
 ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
 
 
@@ -38,6 +41,8 @@ def find(source: str, weights: str) -> Place:
         return in_folder(path, weights)
     if HUB_ID.fullmatch(source) and not source.endswith(ENDINGS):
         return in_folder(downloaded(source), weights)
+    if HUB_FILE.fullmatch(source) and source.endswith(ENDINGS) and not Path(path.parts[0]).exists():
+        return Place([path := downloaded_file(source)], read_config(beside(path)))
     if path.exists():
         raise CheckpointError(f"{source!r} is neither a file nor a folder")
     known = get_close_matches(source, zoo(), n=3, cutoff=0.4) or sorted(zoo())
@@ -112,31 +117,62 @@ def diffusers_weights(folder: Path) -> list[Path]:
 
 
 def downloaded(repository: str, safe: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
-    """The newest snapshot of a hub repository's files; pickled weights only of a part that has no others."""
+    """The newest snapshot of a hub repository's files; pickled weights only of a part that has no others.
+
+    Raises CheckpointError, before such are fetched, when a part has several and nothing says which.
+    """
     folder = fetched(repository, safe)
     parts = {path.parent for path in folder.rglob(JSON)} or {folder}
-    if bare := [part.relative_to(folder) for part in parts if not any(part.glob("*.safetensors"))]:
-        pickled = [(part / f"*{ending}").as_posix() for part in bare for ending in (".bin", ".pt", ".pth")]
+    if bare := [part for part in parts if not any(part.glob("*.safetensors"))]:
+        pickled = [name for part in bare for name in pickled_in(repository, part, part.relative_to(folder))]
         folder = fetched(repository, [*safe, *pickled])
     if not any(path.suffix in ENDINGS and path.suffix != ".json" for path in folder.rglob("*.*")):
         raise CheckpointError(f"{repository!r}: the repository has no file that a checkpoint could be in")
     return folder
 
 
+def pickled_in(repository: str, folder: Path, part: Path) -> list[str]:
+    """The pickled files of a part of a repository, one, or the shards that an index in `folder` names."""
+    try:
+        names = [Path(name) for name in sorted(from_hub(repository, lambda hub: hub.list_repo_files(repository)))]
+    except CheckpointError:
+        names = [part / path.name for path in folder.iterdir()]  # what was fetched before
+        if not any(name.suffix in PICKLED for name in names):
+            raise
+    wanted = [n for n in names if n.parent == part and n.suffix in PICKLED and not any(map(n.match, UNWANTED))]
+    if len(wanted) > 1 and not any(folder.glob("*.index.json")):
+        files = listed([name.as_posix() for name in wanted])
+        raise CheckpointError(f"{repository!r} holds several, so name one, such as {repository}/{wanted[0]}: {files}")
+    return [name.as_posix() for name in wanted]
+
+
+def downloaded_file(source: str) -> Path:
+    """One file of a hub repository, `owner/name/path`, and the JSON beside it. Raises CheckpointError."""
+    repository, name = HUB_FILE.fullmatch(source).groups()
+    path = fetched(repository, [name, beside(Path(name)).as_posix()]) / name
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {source!r} here, nor {name} in the hub's repository {repository}")
+    return path
+
+
 def fetched(repository: str, patterns: Sequence[str]) -> Path:
-    """Files of a hub repository, from the cache where they are there; what breaks off is continued.
+    """Files of a hub repository, from the cache where they are there; what breaks off is continued."""
+    options = dict(allow_patterns=list(patterns), ignore_patterns=list(UNWANTED))
+    return Path(from_hub(repository, lambda hub: hub.snapshot_download(repository, **options)))
+
+
+def from_hub(repository: str, call: Callable):
+    """What `call` gets from huggingface_hub.
 
     Raises CheckpointError when the hub has no such repository, keeps it behind a login, or cannot be reached.
     """
     try:
-        from huggingface_hub import snapshot_download
+        import huggingface_hub
         from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
     except ImportError as error:
         raise CheckpointError(f"there is no folder {repository!r}, and no huggingface_hub to look further") from error
-
-    unwanted = ["*.fp16.*", "*non_ema*"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(patterns), ignore_patterns=unwanted))
+        return call(huggingface_hub)
     except GatedRepoError:
         reason = "the hub asks for a login: run `hf auth login`, or download it and give the folder"
     except RepositoryNotFoundError:

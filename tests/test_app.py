@@ -256,6 +256,15 @@ def test_a_model_too_slow_to_wait_for_does_not_hold_up_the_page(monkeypatch):
     assert studio().opening() == (None, None, None, None)
 
 
+def test_a_slower_model_opens_with_fewer_steps(monkeypatch):
+    """Seconds pass by a clock that counts the network's calls: 0.1 s each, so that 2 s are 20 steps."""
+    of, calls = studio(), []
+    of.model.register_forward_hook(lambda *_: calls.append(None))
+    monkeypatch.setattr("dit_lab.ui.studio.time.monotonic", lambda: 0.1 * len(calls))
+    kept, *_ = of.opening()
+    assert len(kept.trajectory.t) == 20
+
+
 def test_nothing_from_a_checkpoint_enters_a_template_or_a_script():
     for part in page()["components"]:
         for name in ("html_template", "js_on_load"):

@@ -16,12 +16,16 @@ CALLS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.starts
 
 
 def test_the_python_in_the_readme_runs():
-    code = next(block for kind, block in BLOCKS if kind == "python")
     names = {}
-    # XL/2 takes gigabytes and tells nothing that S/8 does not.
-    exec(code.replace("DiT-XL/2", "DiT-S/8"), names)
+    for code in (block for kind, block in BLOCKS if kind == "python"):
+        # XL/2 takes gigabytes and tells nothing that S/8 does not.
+        exec(code.replace("DiT-XL/2", "DiT-S/8"), names)
     assert names["images"].shape == (3, 1, 28, 28)
     assert names["rows"].shape == (4, 1, 49)
+    assert [round(sum(p.numel() for p in names[name].parameters()) / 1e6, 1) for name in ("model", "small")] == [
+        58.9,
+        52.0,
+    ]
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -23,6 +23,7 @@ PREVIEW_SECONDS = 0.1
 # A run is recorded before the page opens where a forward takes about so many multiplications, and all of it so long.
 OPENING_MACS = 5e8
 OPENING_SECONDS = 2.0
+OPENING_STEPS = 10  # at least; a slower model opens with fewer steps than the controls say
 
 
 class Kept(NamedTuple):
@@ -42,11 +43,18 @@ class Studio:
 
     def opening(self) -> tuple[Kept | None, dict | None, dict | None, dict | None]:
         """A run to open the page with, and what its panels show; Nones where that would keep the reader waiting."""
-        nothing, late = (None, None, None, None), time.monotonic() + OPENING_SECONDS
+        nothing, first = (None, None, None, None), defaults(self.config)
         if self.macs() > OPENING_MACS or isinstance(self.codec, Autoencoder):
             return nothing
-        for kept, trajectory, modulation in self.sample(*defaults(self.config).values()):  # noqa: B007
-            if time.monotonic() > late:
+        for _ in range(2):  # what a step takes once the first has warmed the machine up
+            begun = time.monotonic()
+            list(self.sample(**first | {"steps": 1}))
+        began, taken = time.monotonic(), time.monotonic() - begun
+        steps = min(first["steps"], int(OPENING_SECONDS / taken))
+        if steps < min(OPENING_STEPS, first["steps"]):
+            return nothing
+        for kept, trajectory, modulation in self.sample(**first | {"steps": steps}):  # noqa: B007
+            if time.monotonic() - began > 2 * OPENING_SECONDS:
                 return nothing
         rows, columns = self.config.grid
         step = 3 * (len(kept.trajectory.t) - 1) // 4

@@ -190,7 +190,9 @@ def test_of_several_checkpoints_in_a_repository_one_is_named_and_only_that_is_fe
 
 def test_a_file_that_the_repository_does_not_have_is_told(hub, fetch):
     said, _ = fetch("lab/original/XL.pt")
-    assert said == "there is no file 'lab/original/XL.pt' here, nor XL.pt in the hub's repository lab/original"
+    assert (
+        said == "there is no file or folder 'lab/original/XL.pt' here, nor XL.pt in the hub's repository lab/original"
+    )
 
 
 def test_a_path_into_a_folder_that_is_here_never_asks_the_hub(hub, fetch, tmp_path, monkeypatch):

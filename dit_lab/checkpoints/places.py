@@ -149,9 +149,14 @@ def pickled_in(repository: str, folder: Path, part: Path) -> list[str]:
 def downloaded_file(source: str) -> Path:
     """One file of a hub repository, `owner/name/path`, and the JSON beside it. Raises CheckpointError."""
     repository, name = HUB_FILE.fullmatch(source).groups()
-    path = fetched(repository, [name, beside(Path(name)).as_posix()]) / name
+    try:
+        path = fetched(repository, [name, beside(Path(name)).as_posix()]) / name
+    except CheckpointError as error:
+        raise CheckpointError(f"there is no file or folder {source!r} here, and on the hub {error}") from error
     if not path.is_file():
-        raise CheckpointError(f"there is no file {source!r} here, nor {name} in the hub's repository {repository}")
+        raise CheckpointError(
+            f"there is no file or folder {source!r} here, nor {name} in the hub's repository {repository}"
+        )
     return path
 
 

@@ -33,6 +33,22 @@ def stirred(preset, **changes):
     return model
 
 
+def drawn(model, seed: int):
+    """The model, each parameter drawn from a generator of its own, so that equal seeds give equal tensors."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
+    return model
+
+
+def assert_same(ours: dict, theirs: dict):
+    """The same tensors by name, dtype and every bit."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+
+
 def in_child(function, *arguments):
     """What a function returns in a process of its own."""
     here, there = processes.Pipe()

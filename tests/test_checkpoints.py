@@ -15,6 +15,7 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors import safe_open
 from safetensors.torch import load_file
+from shared import assert_same
 
 from dit_lab import presets
 from dit_lab.blocks import BLOCKS
@@ -74,13 +75,6 @@ def output(model, seed=0):
     x = torch.randn(2, config.in_channels, *config.size, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return model(x.to(dtype), torch.tensor([3, 900]), torch.tensor([0, config.num_classes]))
-
-
-def assert_same(ours: dict, theirs: dict):
-    """The same tensors by name, dtype and every bit."""
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
 def assert_holds(model, tensors: dict):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load as parse
 from safetensors.torch import save as dump
+from shared import assert_same, drawn
 
 from dit_lab.checkpoints import CheckpointError, load, meta_dit, save, udit
 from dit_lab.checkpoints.own import json_of
@@ -82,24 +83,13 @@ REST = {
 def tiny(seed=0, **changes):
     """A small U-DiT, none of whose weights are zero."""
     model = build("U-DiT-S", **SHAPE | changes).eval()
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
-    return model
+    return drawn(model, seed)
 
 
 def released(seed=0, **changes) -> dict:
     """The tensors of a small file in the released format."""
     model = tiny(seed, **changes)
     return udit.to_theirs(model.state_dict(), model.config)
-
-
-def assert_same(ours: dict, theirs: dict):
-    """The same tensors by name, dtype and every bit."""
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
 def assert_holds(model, tensors: dict):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file
+from shared import assert_same, drawn
 
 from dit_lab.blocks import BLOCKS
 from dit_lab.checkpoints import CheckpointError, diffusers_dit, load, meta_dit, save
@@ -28,11 +29,7 @@ def tiny(seed=0, **changes):
     """A small model, none of whose weights are zero."""
     shape = dict(dim=32, depth=2, heads=2, input_size=8, num_classes=10)
     model = build("DiT-nano/2", **shape | changes).eval()
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
-    return model
+    return drawn(model, seed)
 
 
 def corrected(transformer):
@@ -55,13 +52,6 @@ def outputs(ours, theirs, seed=0):
 def error(ours, theirs):
     """How far apart, relative to the second."""
     return float((ours - theirs).norm() / theirs.norm())
-
-
-def assert_same(ours: dict, theirs: dict):
-    """The same tensors by name, dtype and every bit."""
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
 def assert_same_checkpoint(ours, theirs):

@@ -67,15 +67,24 @@ def rotate(x, rotations):
     return rearrange(torch.view_as_real(pairs * rotations), "b n pair two -> b n (pair two)")
 
 
-class DepthwiseConv(nn.Conv2d):
-    """One kernel a channel: `x: b d h w -> b d h w`, Xavier weights and a zero bias."""
+class Conv(nn.Conv2d):
+    """A convolution that keeps the size, `b c h w -> b d h w`, with its own initialisation and a zero bias."""
 
-    def __init__(self, dim: int, kernel: int = 5):
-        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)
+    def __init__(self, c_in: int, c_out: int, kernel: int = 3, *, groups: int = 1, bias: bool = True, init=xavier):
+        self.init = init
+        super().__init__(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=bias)
 
     def reset_parameters(self):
-        xavier(self.weight)
-        nn.init.zeros_(self.bias)
+        self.init(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class DepthwiseConv(Conv):
+    """One kernel a channel: `x: b d h w -> b d h w`."""
+
+    def __init__(self, dim: int, kernel: int = 5):
+        super().__init__(dim, dim, kernel, groups=dim)
 
 
 class ShortcutConv(DepthwiseConv):
@@ -90,10 +99,10 @@ class ShortcutConv(DepthwiseConv):
 class Whole(nn.Module):
     """Attention as it is, over all tokens of the grid; the other two say what they downsample.
 
-    `queries` and `keys` are how many times coarser than the grid each side is, `grids` into how many grids it is split.
+    `queries` and `keys` are how many times coarser than the grid each side is.
     """
 
-    queries = keys = grids = 1
+    queries = keys = 1
 
     def __init__(self, dim: int, grid: Grid):
         super().__init__()
@@ -134,7 +143,6 @@ class DownsampledTokens(Whole):
     """
 
     queries = keys = FACTOR
-    grids = FACTOR**2
 
     def __init__(self, dim: int, grid: Grid):
         super().__init__(dim, grid)

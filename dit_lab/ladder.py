@@ -5,24 +5,26 @@ judged by the loss on pictures it has not seen and by samples. What is done is k
 """
 
 import json
+import sys
 import time
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from dit_lab import plots
 from dit_lab.checkpoints import load
+from dit_lab.checkpoints.places import STATE
 from dit_lab.config import Config
 from dit_lab.count import count
 from dit_lab.data import open_data
 from dit_lab.diffusion import Diffusion
 from dit_lab.evaluate import agreement, classifier_for, draw, everything, frechet_distance, judge
 from dit_lab.files import atomic, write_json
+from dit_lab.folder import LOG
 from dit_lab.presets import RUNGS, build, ladder
 from dit_lab.program import run
+from dit_lab.run import follow
 from dit_lab.spectrum import feature_spectra
 from dit_lab.train import TrainOptions, train
 from dit_lab.trajectory import record
@@ -99,15 +101,13 @@ def ladder_command(
                 continue
             config, start = scale.of(rung, train_images), time.perf_counter()
             print(f"{name}, seed {seed}", flush=True)
-            folder = out / f"{name.rpartition('/')[2]}-{seed}"
-            log = trained(config, train_images, TrainOptions(**options, seed=seed), folder)
-            model = load(folder).model
+            loss = trained(config, train_images, TrainOptions(**options, seed=seed), folder_of(out, name, seed))
+            model, counted = load(folder_of(out, name, seed)).model, count(config)
             drawn, labels = draw(model, samples, sample_steps, 1.0)
             seen, features = judge(classifier, drawn)
-            counted = count(config)
             table["runs"].append({
                 "rung": name, "seed": seed, "parameters": counted.params, "macs": counted.macs,
-                "train_loss": log, **test_losses(model, test_images), "frechet": frechet_distance(features, test),
+                "train_loss": loss, **test_losses(model, test_images), "frechet": frechet_distance(features, test),
                 "agreement": agreement(seen, labels), "seconds": time.perf_counter() - start,
             })  # fmt: skip
             write_json(results, table)
@@ -122,7 +122,7 @@ def report(table: dict, results: Path, out: Path) -> None:
     seed = table["runs"][0]["seed"]
     spectra = {}
     for name in ("toy/unet", "toy/isotropic"):
-        if (folder := out / f"{name.rpartition('/')[2]}-{seed}").is_dir():
+        if (folder := folder_of(out, name, seed)).is_dir():
             model = load(folder).model
             labels = torch.arange(8) % max(model.config.num_classes, 1)
             spectra[name] = feature_spectra(record(model, labels, steps=11), model)
@@ -170,6 +170,11 @@ def save_figure(figure, path: Path) -> None:
         figure.savefig(partial, format="png", dpi=110)
 
 
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where a rung's run with a seed is kept."""
+    return out / f"{name.rpartition('/')[2]}-{seed}"
+
+
 def opened(results: Path, settings: dict) -> dict:
     """The table so far. Raises ValueError when it was made with other settings."""
     if not results.is_file():
@@ -183,11 +188,10 @@ def opened(results: Path, settings: dict) -> dict:
 def trained(config: Config, images, options: TrainOptions, folder: Path) -> float:
     """Train one rung, or what is left of it, and return the mean loss of the last steps."""
     torch.manual_seed(options.seed)
-    steps = train(build(config), images, options, out=folder, resume=(folder / "state.safetensors").is_file())
-    with closing(steps), tqdm(total=options.steps, unit="step", mininterval=30) as bar:
-        for step in steps:
-            bar.update(step.step - bar.n)
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = train(build(config), images, options, out=folder, resume=(folder / STATE).is_file())
+    if stopped := follow(steps, options.steps):
+        sys.exit(128 + stopped)
+    lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     last = [line["loss"] for line in lines if line["step"] > options.steps - TRAINING_STEPS_MEANT]
     return sum(last) / len(last)
 

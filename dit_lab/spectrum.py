@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 
-from dit_lab.trace import place, watch
+from dit_lab.trace import place
 from dit_lab.trajectory import Trajectory
 
 LOW = 0.5  # "low" is below this share of the grid's highest frequency along an axis
@@ -41,10 +41,10 @@ def feature_spectra(trajectory: Trajectory, model, steps: Sequence[int] | None =
     grids = [trajectory.grid_of(block) for block in range(trajectory.config.depth)]
     patches = [trajectory.config.stage_of(block).patch for block in range(trajectory.config.depth)]
     radii = [radius(grid) for grid in grids]
-    powers = [
-        [power_of(x, grid) for x, grid in zip(features_at(trajectory, model, step), grids, strict=True)]
-        for step in steps
-    ]
+    samples, powers = range(len(trajectory.labels)), []
+    for step in steps:
+        seen = trajectory.replay(model, step, samples, "cond", attention=None, modulation=False)
+        powers.append([power_of(seen.features[block].float().cpu(), grid) for block, grid in enumerate(grids)])
     by_block = list(zip(zip(*powers, strict=True), radii, strict=True))
     return Spectra(
         trajectory.config.block_names,
@@ -54,17 +54,6 @@ def feature_spectra(trajectory: Trajectory, model, steps: Sequence[int] | None =
         torch.tensor([[low_share(power, r) for power in of_block] for of_block, r in by_block]),
         [low_share(torch.ones(grid), r) for grid, r in zip(grids, radii, strict=True)],
     )
-
-
-@torch.no_grad()
-def features_at(trajectory: Trajectory, model, step: int) -> list[torch.Tensor]:
-    """Every block's image tokens at one step, all samples at once: a list of `b n d` in fp32."""
-    weight = next(model.parameters())
-    y = torch.tensor([trajectory.label(model, sample, "cond") for sample in range(len(trajectory.labels))])
-    x = trajectory.x[step].to(weight.device, weight.dtype)
-    with watch(model, attention=None, modulation=False) as seen:
-        model(x, torch.full_like(y, trajectory.t[step]).to(weight.device), y.to(weight.device))
-    return [seen.features[block].float().cpu() for block in range(trajectory.config.depth)]
 
 
 def power_of(x: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -124,10 +124,10 @@ class Trajectory:
         for what, asked, count in ("block", blocks, self.config.depth), ("head", heads, self.config.heads):
             for number in numbers(what, asked) or ():
                 place(what, number, count)
-        total = 0
+        total, queries = 0, numbers("query", queries)
         for block in range(self.config.depth) if blocks is None else blocks:
             tokens = self.tokens_of(block)
-            for number in numbers("query", queries) or ():
+            for number in queries or ():
                 place("query", number, tokens)
             asked = tokens if queries is None else len(queries)
             total += asked * (CONDITION_TOKENS if kind == "cross" else tokens)
@@ -169,12 +169,13 @@ class Trajectory:
 
     @torch.no_grad()
     def replay(self, model, step, sample, half, **what) -> Seen:
-        """Run one sample's forward at one step again and look into it; `what` are the options of `watch`."""
-        y = self.label(model, sample, half)
+        """Look into one step's forward of a sample, or a list of them, run again; `what` are options of `watch`."""
+        samples = list(sample) if isinstance(sample, Sequence) else [sample]
+        labels = [self.label(model, number, half) for number in samples]
         step = place("step", step, len(self.t))
         weight = next(model.parameters())
-        x = self.x[step, sample : sample + 1].to(weight.device, weight.dtype)
-        t, y = torch.tensor([[self.t[step]], [y]], device=weight.device)
+        x = self.x[step, samples].to(weight.device, weight.dtype)
+        t, y = torch.tensor([[self.t[step]] * len(samples), labels], device=weight.device)
         with watch(model, **what) as seen:
             model(x, t, y)
         return seen

@@ -10,8 +10,8 @@ from torch import nn
 from dit_lab.blocks.base import Block
 from dit_lab.config import Config, StageShape
 from dit_lab.conv_mlp import ConvBranches, DepthwiseMLP, LinearPair, ReparameterisedMLP
-from dit_lab.grid_layers import DOWNSAMPLE, FACTOR, Grid, GridAttention
-from dit_lab.layers import MLP, LabelEmbedding, TimestepEmbedding, check_heads, condition_tokens, xavier, zeros
+from dit_lab.grid_layers import DOWNSAMPLE, FACTOR, Conv, Grid, GridAttention
+from dit_lab.layers import MLP, LabelEmbedding, TimestepEmbedding, check_heads, condition_tokens, zeros
 
 PAIRS = 2  # the paper's block is two (attention, MLP) pairs, each with a modulation of its own: two of our blocks
 MLPS = {"plain": MLP, "depthwise": DepthwiseMLP, "reparameterised": ReparameterisedMLP}
@@ -97,19 +97,6 @@ class UDiTConfig(Config):
 def block_names(depth: int) -> tuple[str, ...]:
     """Names of a stage's blocks: the paper's block, counted from 1, and the pair in it, `1a 1b 2a 2b`."""
     return tuple(f"{number + 1}{pair}" for number in range(depth) for pair in "ab"[:PAIRS])
-
-
-class Conv(nn.Conv2d):
-    """A convolution that keeps the size, `b c h w -> b d h w`, with its own initialisation and a zero bias."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int = 3, *, bias: bool = True, init=xavier):
-        self.init = init
-        super().__init__(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
-
-    def reset_parameters(self):
-        self.init(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
 
 
 class Down(Conv):

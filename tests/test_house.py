@@ -33,10 +33,9 @@ plots
 widgets
 dit_lab
 zoo
-ladder
 ui
 run draw
-bench
+bench ladder
 cli
 __main__
 """

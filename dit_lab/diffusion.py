@@ -1,20 +1,19 @@
-"""Gaussian diffusion: schedules, noising, what the network predicts, and the losses.
+"""Gaussian diffusion, the paper's process: schedules, noising, the learned variance and its bound.
 
 Ho et al. 2020 (arXiv 2006.11239) for the process, Nichol & Dhariwal 2021 (arXiv 2102.09672) for the cosine schedule,
-the learned variance and the respaced process; DiT paper, section 3.1, for how they are put together. The network is
-only a callable here: `model(x, t, y) -> out`. Sums over the process are kept in float64 and cast at the last moment.
+the learned variance and the respaced process; DiT paper, section 3.1, for how they are put together. Sums over the
+process are kept in float64 and cast at the last moment.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
+
+from dit_lab.process import PREDICTIONS, Process, check_steps, flat_mean
 
 
 def linear_betas(steps: int) -> np.ndarray:
@@ -31,37 +30,12 @@ def cosine_betas(steps: int) -> np.ndarray:
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
-class Prediction(NamedTuple):
-    """How a parametrisation reads: its training target, and x0 from its output.
-
-    Both get a = sqrt(alpha_bar), the picture's factor in x_t, and s = sqrt(1 - alpha_bar), the noise's.
-    """
-
-    target: Callable  # (x0, eps, a, s) -> what the network should output
-    x0: Callable  # (x, output, a, s) -> x0
-
-
-PREDICTIONS = {
-    "eps": Prediction(lambda x0, eps, a, s: eps, lambda x, out, a, s: (x - s * out) / a),
-    "x0": Prediction(lambda x0, eps, a, s: x0, lambda x, out, a, s: out),
-    "v": Prediction(lambda x0, eps, a, s: a * eps - s * x0, lambda x, out, a, s: a * x - s * out),
-}
-
-
-class Losses(NamedTuple):
-    """Per-sample losses, each `b`: `loss = mse + vb`; `mse` is L_simple, `vb` the bound in bits per dimension."""
-
-    loss: torch.Tensor
-    mse: torch.Tensor
-    vb: torch.Tensor
-
-
 @dataclass(frozen=True, eq=False)
-class Diffusion:
+class Diffusion(Process):
     """A diffusion process and what the network predicts in it. Raises ValueError on one that cannot be.
 
-    `timesteps[i]` is what the network is told at step i of this process: i itself, or, in a process shortened by
-    `respaced`, the step of the full one. Methods take `i: b`, steps of this process.
+    a is sqrt(alpha_bar) and s is sqrt(1 - alpha_bar). `timesteps[i]` is what the network is told at step i: i itself,
+    or, in a process shortened by `respaced`, the step of the full one.
     """
 
     betas: np.ndarray
@@ -79,8 +53,7 @@ class Diffusion:
         """The full process of a named schedule; the paper's is linear with eps over 1000 steps."""
         if schedule not in SCHEDULES:
             raise ValueError(f"there is no schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
-        if not whole(steps) or steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}")
+        check_steps(steps)
         return cls(SCHEDULES[schedule](steps), np.arange(steps), prediction)
 
     @cached_property
@@ -99,17 +72,22 @@ class Diffusion:
         variance = self.betas * (1 - self.alpha_bar_previous) / (1 - self.alpha_bar)
         return np.log(np.append(variance[1], variance[1:]) if len(variance) > 1 else self.betas)
 
-    def respaced(self, steps: int) -> "Diffusion":
-        """The same process in fewer steps: evenly spaced timesteps, betas recomputed from alpha_bar there."""
-        kept = spaced(len(self.betas), steps)
+    def respaced(self, steps: int, first: bool = True) -> "Diffusion":
+        """The same process in fewer steps: evenly spaced timesteps, betas recomputed from alpha_bar there.
+
+        Without the `first` timestep the last step goes to the clean picture from further out.
+        """
+        check_steps(steps, len(self.betas) - (not first))
+        kept = spaced(len(self.betas), steps + (not first))[not first :]
         alpha_bar = self.alpha_bar[kept]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
         return Diffusion(betas, self.timesteps[kept], self.prediction)
 
-    def noised(self, x0, i, eps):
-        """q(x_t | x_0): `x0, eps: b c h w, i: b -> b c h w`, sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps."""
-        a, s = self.signal_and_noise(i, x0)
-        return a * x0 + s * eps
+    def times(self, count: int, random: torch.Generator, spread: str = "uniform"):
+        """The steps that a batch is trained at: `-> i: b`, all equally likely. Raises ValueError on another spread."""
+        if spread != "uniform":
+            raise ValueError(f"times {spread} are for flow matching (schedule flow); a diffusion's are uniform")
+        return torch.randint(len(self.betas), (count,), generator=random)
 
     def posterior_mean(self, x0, x, i):
         """The mean of q(x_{t-1} | x_t, x_0): `x0, x: b c h w, i: b -> b c h w` (2006.11239, equation 7)."""
@@ -121,12 +99,6 @@ class Diffusion:
     def posterior_log_variance(self, i, like):
         """The log-variance of q(x_{t-1} | x_t, x_0): `i: b -> b 1 1 1`."""
         return at(self.log_posterior_variance, i, like)
-
-    def denoised(self, output, x, i):
-        """x0 and eps as the network sees them: `output, x: b c h w, i: b -> (b c h w, b c h w)`; nothing is clipped."""
-        a, s = self.signal_and_noise(i, x)
-        x0 = PREDICTIONS[self.prediction].x0(x, output, a, s)
-        return x0, output if self.prediction == "eps" else (x - a * x0) / s
 
     def log_variance(self, v, i, like):
         """log sigma^2 from `v: b c h w` in [-1, 1], between posterior variance and beta (2102.09672, equation 15).
@@ -140,19 +112,6 @@ class Diffusion:
         share = (v + 1) / 2
         return share * high + (1 - share) * low
 
-    def losses(self, model, x0, i, y, eps) -> Losses:
-        """L_simple and, with learned variance, the variational bound: `x0, eps: b c h w; i, y: b -> Losses of b`.
-
-        The bound trains the variance alone: its gradient stops at the prediction (2102.09672, section 3.1).
-        """
-        x = self.noised(x0, i, eps)
-        # Cast first: under autocast the output is bf16, in which v + 1 would lose what is left of v.
-        output, v = split_output(model(x, self.model_time(i), y).to(x0), x0)
-        target = PREDICTIONS[self.prediction].target(x0, eps, *self.signal_and_noise(i, x0))
-        mse = flat_mean((target - output) ** 2)
-        vb = torch.zeros_like(mse) if v is None else self.bound(x0, x, i, output.detach(), v)
-        return Losses(mse + vb, mse, vb)
-
     def bound(self, x0, x, i, output, v):
         """One term of the variational bound in bits per dimension: `x0, x, output, v: b c h w, i: b -> b`.
 
@@ -165,12 +124,14 @@ class Diffusion:
         return torch.where(i == 0, flat_mean(nll), flat_mean(kl)) / math.log(2)
 
     def model_time(self, i):
-        """The timestep that the network is told at step `i: b -> b`."""
         return torch.as_tensor(self.timesteps, device=i.device)[i]
 
     def signal_and_noise(self, i, like):
-        """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at step `i: b -> (b 1 1 1, b 1 1 1)`."""
         return at(np.sqrt(self.alpha_bar), i, like), at(np.sqrt(1 - self.alpha_bar), i, like)
+
+    def levels(self, i):
+        alpha_bar = 1.0 if i < 0 else self.alpha_bar[i]
+        return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
 
 
 def spaced(total: int, steps: int) -> np.ndarray:
@@ -178,20 +139,12 @@ def spaced(total: int, steps: int) -> np.ndarray:
 
     Raises ValueError unless `steps` is a whole number from 1 to `total`.
     """
-    if not whole(steps) or not 1 <= steps <= total:
-        raise ValueError(f"steps must be a whole number from 1 to {total}, not {steps!r}")
+    check_steps(steps, total)
     if steps == 1:
         return np.array([total - 1])
     # Added up rather than multiplied: the original's rounding errors decide which way a half goes.
     strides = np.full(steps - 1, (total - 1) / (steps - 1))
     return np.append(0.0, np.cumsum(strides)).round().astype(int)
-
-
-def split_output(output, x):
-    """Prediction and variance value: `b (2c) h w -> (b c h w, b c h w)`, or `b c h w -> (b c h w, None)`."""
-    if output.shape[1] == x.shape[1]:
-        return output, None
-    return tuple(rearrange(output, "b (two c) h w -> two b c h w", two=2))
 
 
 def gaussian_kl(mean1, log_variance1, mean2, log_variance2):
@@ -217,13 +170,3 @@ def at(values: np.ndarray, i, like):
     """Pick per-step constants for a batch: `values: steps, i: b -> b 1 1 1`, in the dtype of `like`, on its device."""
     # Cast before it travels: not every device has float64.
     return rearrange(torch.as_tensor(values, dtype=like.dtype).to(like.device)[i], "b -> b 1 1 1")
-
-
-def flat_mean(x):
-    """`b c h w -> b`."""
-    return reduce(x, "b c h w -> b", "mean")
-
-
-def whole(value) -> bool:
-    """Whether `value` is a whole number: Python's or numpy's, but not a bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """Samplers and guidance, as generators of `Step` (DiT paper, section 3.1; DDIM, arXiv 2010.02502).
 
-A sampler is one function in `SAMPLERS` that goes from x_t to x_{t-1}. Logging, previews, plots and traces are the
-caller's: they read the steps as they come.
+A sampler is one function in `SAMPLERS` that goes from x_t to x_{t-1}; the solvers of the ODE are in `solvers`. Logging,
+previews, plots and traces are the caller's: they read the steps as they come.
 """
 
 import math
@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 
-import numpy as np
 import torch
 from einops import rearrange, repeat
 
-from dit_lab.diffusion import Diffusion, at, split_output, whole
+from dit_lab.diffusion import Diffusion
+from dit_lab.objectives import process_of
+from dit_lab.process import split_output, whole
+from dit_lab.solvers import IN_LOG_SNR, SOLVERS, Now
 
 
 @dataclass(frozen=True)
@@ -22,35 +24,41 @@ class Step:
 
     `x` is x_t, what the network saw at timestep `t`; `x0` and `eps` are the (guided) prediction and `previous` is
     x_{t-1}, so the last step's `previous` is the sample. `eps_uncond` is None where no guidance ran, `log_variance`
-    (`b c h w`, or `b 1 1 1` where it is fixed) that of the ancestral step. `index` counts from 0, the noisiest.
+    (`b c h w`, or `b 1 1 1` where it is fixed) that of the ancestral step, None in flow matching, whose timesteps
+    need not be whole. `index` counts from 0, the noisiest.
     """
 
     index: int
-    t: int
+    t: int | float
     x: torch.Tensor
     x0: torch.Tensor
     eps: torch.Tensor
     eps_cond: torch.Tensor
     eps_uncond: torch.Tensor | None
-    log_variance: torch.Tensor
+    log_variance: torch.Tensor | None
     previous: torch.Tensor
 
 
-def ddpm_step(diffusion, i, x, x0, eps, log_variance, noise, eta):
-    """The ancestral step: the posterior's mean plus noise of the learned variance, none at the last (`i: b`)."""
-    moving = (i > 0).to(x)[:, None, None, None]
-    return diffusion.posterior_mean(x0, x, i) + moving * torch.exp(log_variance / 2) * noise
+def ddpm_step(process, now, before, ask, noise, eta):
+    """The ancestral step: the posterior's mean plus noise of the learned variance, none at the last."""
+    i = torch.full((len(now.x),), now.i, device=now.x.device)
+    mean = process.posterior_mean(now.x0, now.x, i)
+    return mean + torch.exp(now.log_variance / 2) * noise if now.i > 0 else mean
 
 
-def ddim_step(diffusion, i, x, x0, eps, log_variance, noise, eta):
-    """The DDIM step: deterministic at eta 0, as noisy as DDPM at eta 1 (2010.02502, equations 12 and 16; `i: b`)."""
-    alpha_bar, previous = diffusion.alpha_bar, diffusion.alpha_bar_previous
-    sigma = eta * np.sqrt((1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous))
-    direction = np.sqrt(np.maximum(1 - previous - sigma**2, 0))
-    return at(np.sqrt(previous), i, x) * x0 + at(direction, i, x) * eps + at(sigma, i, x) * noise
+def ddim_step(process, now, before, ask, noise, eta):
+    """The DDIM step: deterministic at eta 0, as noisy as DDPM at eta 1 (2010.02502, equations 12 and 16)."""
+    (a, s), (a_next, s_next) = process.levels(now.i), process.levels(now.i - 1)
+    sigma = eta * s_next * math.sqrt(1 - (a * s_next / (a_next * s)) ** 2)
+    return a_next * now.x0 + math.sqrt(s_next**2 - sigma**2) * now.eps + sigma * noise
 
 
-SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step}
+SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step, **SOLVERS}
+
+
+def samplers_for(process) -> list[str]:
+    """The samplers that can walk a process: flow matching has no posterior to draw an ancestral step from."""
+    return [name for name in SAMPLERS if name != "ddpm" or isinstance(process, Diffusion)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class Guidance:
     channels: int | None = None
     interval: tuple[float, float] | None = None
 
-    def active(self, t: int) -> bool:
+    def active(self, t: float) -> bool:
         """Whether timestep `t` takes the second, unconditional pass at all."""
         low, high = self.interval or (-math.inf, math.inf)
         return self.scale != 1.0 and low <= t <= high
@@ -80,40 +88,51 @@ def seeded_noise(seed: int) -> Callable[[Sequence[int]], torch.Tensor]:
 
 def sample(
     model, labels, *, sampler="ddim", steps=50, cfg_scale=1.0, cfg_channels=None, cfg_interval=None, eta=0.0, seed=0,
-    noise=None, size=None, diffusion=None,
+    noise=None, size=None, process=None,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoise one image a label, `labels: b` ints, yielding a `Step` for each of `steps`, noisiest first.
 
     The null label (`num_classes` of the model's config) may be asked for. `noise(shape)` is called once for x_T and
     once at every step, with `b c h w`; by default it follows `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or
-    (h, w) when it differs from the trained one; `diffusion` replaces the process that the model's config names.
-    Raises ValueError, before any work, on arguments that make no sense.
+    (h, w) when it differs from the trained one; `process` replaces the one that the model's config names. Raises
+    ValueError, before any work, on arguments that make no sense.
     """
     config = model.config if size is None else replace(model.config, input_size=size)
     labels = whole_labels(labels, config.num_classes)
     check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise)
-    diffusion = (diffusion or Diffusion.named(config.schedule, config.prediction)).respaced(steps)
+    process = (process or process_of(config)).respaced(steps, first=sampler not in IN_LOG_SNR)
+    if sampler not in (fitting := samplers_for(process)):
+        raise ValueError(f"{sampler} takes a diffusion's steps; for flow matching take {', '.join(fitting)}")
     guidance = Guidance(cfg_scale, cfg_channels, cfg_interval)
     shape = (len(labels), config.in_channels, *config.size)
     noise = seeded_noise(seed) if noise is None else noise
-    return walk(model, labels, diffusion, SAMPLERS[sampler], guidance, eta, noise, shape)
+    return walk(model, labels, process, SAMPLERS[sampler], guidance, eta, noise, shape)
 
 
 @torch.no_grad()
-def walk(model, labels, diffusion, sampler, guidance, eta, noise, shape) -> Iterator[Step]:
-    """The sampling loop behind `sample`, all arguments checked and resolved; `diffusion` is the shortened process."""
+def walk(model, labels, process, sampler, guidance, eta, noise, shape) -> Iterator[Step]:
+    """The sampling loop behind `sample`, all arguments checked and resolved; `process` is the shortened one."""
     device = next(model.parameters()).device
     y = torch.tensor(labels, device=device)
-    x = drawn(noise, shape, device)
-    for index, number in enumerate(reversed(range(len(diffusion.betas)))):
+
+    def predicted(x, number):
+        """The step's Now, and eps of the conditional and the unconditional half."""
         i = torch.full_like(y, number)
-        cond, uncond, v = predict(model, x, diffusion.model_time(i), y, guidance)
-        x0, eps = diffusion.denoised(cond if uncond is None else guidance.mix(cond, uncond), x, i)
-        halves = [None if half is None else diffusion.denoised(half, x, i)[1] for half in (cond, uncond)]
-        log_variance = diffusion.log_variance(v, i, x)
-        previous = sampler(diffusion, i, x, x0, eps, log_variance, drawn(noise, shape, device), eta)
-        yield Step(index, int(diffusion.timesteps[number]), x, x0, eps, *halves, log_variance, previous)
-        x = previous
+        cond, uncond, v = predict(model, x, process.model_time(i), y, guidance)
+        x0, eps = process.denoised(cond if uncond is None else guidance.mix(cond, uncond), x, i)
+        halves = [None if half is None else process.denoised(half, x, i)[1] for half in (cond, uncond)]
+        return Now(number, x, x0, eps, process.log_variance(v, i, x)), halves
+
+    def ask(x, number):
+        now, _ = predicted(x, number)
+        return now.x0, now.eps
+
+    x, before = drawn(noise, shape, device), None
+    for index, number in enumerate(reversed(range(len(process.timesteps)))):
+        now, halves = predicted(x, number)
+        x = sampler(process, now, before, ask, drawn(noise, shape, device), eta)
+        yield Step(index, process.timesteps[number].item(), *now[1:4], *halves, now.log_variance, x)
+        before = now
 
 
 def drawn(noise, shape, device):
@@ -130,7 +149,7 @@ def predict(model, x, t, y, guidance: Guidance):
     The variance value is the conditional half's, as in the original. The network runs in its own dtype. A model
     without classes is never doubled: both halves would be the same.
     """
-    guided = model.config.num_classes > 0 and guidance.active(int(t[0]))
+    guided = model.config.num_classes > 0 and guidance.active(t[0].item())
     if guided:
         null = torch.full_like(y, model.config.num_classes)
         x, t, y = repeat(x, "b ... -> (two b) ...", two=2), repeat(t, "b -> (two b)", two=2), torch.cat([y, null])

@@ -13,10 +13,10 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dit_lab.diffusion import whole
 from dit_lab.geometry import interleaved
 from dit_lab.grid_layers import Layout
 from dit_lab.layers import Attend, Modulation, attention_map
+from dit_lab.process import whole
 
 
 class TraceError(ValueError):

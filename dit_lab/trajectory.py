@@ -29,16 +29,16 @@ LIMIT = 2**30
 class Trajectory:
     """What a sampling run went through, on the CPU in fp32: `x` (x_t), `x0`, `eps`: s b c h w; `sample`: b c h w.
 
-    `t` are the s timesteps, noisiest first; `options` those of `sample`, its `seed` None where the noise was injected.
-    Replays run one sample alone in the model's own dtype; a batch may round differently, by about 1e-7 in fp32. They
-    take any model of the same config: with other weights they show what those weights would have done with the same
-    x_t. Raises TraceError when the parts do not fit each other.
+    `t` are the s timesteps, noisiest first (in flow matching not whole); `options` those of `sample`, its `seed` None
+    where the noise was injected. Replays run one sample alone in the model's own dtype; a batch may round differently,
+    by about 1e-7 in fp32. They take any model of the same config: with other weights they show what those weights would
+    have done with the same x_t. Raises TraceError when the parts do not fit each other.
     """
 
     config: Config
     labels: list[int]
     options: dict
-    t: list[int]
+    t: list[int | float]
     x: torch.Tensor
     x0: torch.Tensor
     eps: torch.Tensor
@@ -147,7 +147,7 @@ class Trajectory:
         if None in modulators:
             raise TraceError(f"{BLOCKS[self.config.block].title} blocks have no modulation; adaLN and adaLN-Zero have")
         t = torch.tensor(t, device=next(model.parameters()).device)
-        conds = model.block_conditions(t, torch.full_like(t, y))[blocks.start : blocks.stop]
+        conds = model.block_conditions(t, torch.full_like(t, y, dtype=torch.long))[blocks.start : blocks.stop]
         vectors = [torch.stack(modulator(cond)) for modulator, cond in zip(modulators, conds, strict=True)]
         vectors = rearrange(torch.stack(vectors).float().cpu(), "block part step 1 d -> part step block d")
         return dict(zip(modulators[0].parts, vectors if step is None else vectors[:, 0], strict=True))
@@ -175,7 +175,7 @@ class Trajectory:
         step = place("step", step, len(self.t))
         weight = next(model.parameters())
         x = self.x[step, samples].to(weight.device, weight.dtype)
-        t, y = torch.tensor([[self.t[step]] * len(samples), labels], device=weight.device)
+        t, y = (torch.tensor(each, device=weight.device) for each in ([self.t[step]] * len(samples), labels))
         with watch(model, **what) as seen:
             model(x, t, y)
         return seen

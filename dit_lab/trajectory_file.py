@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from dit_lab.blocks import BLOCKS
-from dit_lab.diffusion import whole
 from dit_lab.files import write_tensors
+from dit_lab.process import whole
 from dit_lab.sampling import check, sample, whole_labels
 from dit_lab.trace import TraceError
 
@@ -20,7 +20,7 @@ DESCRIPTION = ("config", "labels", "options", "t")
 OPTIONS = {
     name: option.default
     for name, option in signature(sample).parameters.items()
-    if option.kind is option.KEYWORD_ONLY and name not in ("noise", "diffusion")
+    if option.kind is option.KEYWORD_ONLY and name not in ("noise", "process")
 }
 
 
@@ -75,5 +75,10 @@ def check_parts(trajectory) -> None:
         tensor = getattr(trajectory, name)
         if tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
             raise ValueError(f"{name} must be fp32 of shape {expected}, not {tensor.dtype} of {tuple(tensor.shape)}")
-    if len(trajectory.t) != len(trajectory.x) or not all(whole(t) and 0 <= t < 2**31 for t in trajectory.t):
+    if len(trajectory.t) != len(trajectory.x) or not all(timestep(t) for t in trajectory.t):
         raise ValueError(f"t must be {len(trajectory.x)} timesteps, not {trajectory.t!r}")
+
+
+def timestep(t) -> bool:
+    """Whether `t` can be a timestep: a whole number, or any in flow matching."""
+    return (whole(t) or isinstance(t, float)) and 0 <= t < 2**31

@@ -185,7 +185,7 @@ def test_the_pipeline_draws_our_picture(scale, imagenet, vae, tmp_path):
     pipe, loaded = opened(tmp_path / "pipe"), load(imagenet)
     pipe.scheduler.set_timesteps(10)
     ours, theirs = images(
-        pipe, loaded, vae, 10, scale, diffusion=at_timesteps(pipe.scheduler.timesteps.tolist()[::-1], loaded.config)
+        pipe, loaded, vae, 10, scale, process=at_timesteps(pipe.scheduler.timesteps.tolist()[::-1], loaded.config)
     )
     assert theirs.shape == (2, 3, 16, 16) and theirs.std() > 0.01
     assert error(ours, theirs) < 1e-4
@@ -221,7 +221,7 @@ def test_the_scheduler_steps_as_we_do_for_every_schedule_and_prediction(schedule
     pipe = opened(tmp_path / "pipe")
     pipe.scheduler.set_timesteps(5)
     process = at_timesteps(pipe.scheduler.timesteps.tolist()[::-1], model.config)
-    assert error(*images(pipe, load(source), vae, 5, 1.0, diffusion=process)) < 1e-4
+    assert error(*images(pipe, load(source), vae, 5, 1.0, process=process)) < 1e-4
 
 
 def test_without_a_vae_the_pipeline_takes_one_when_it_is_opened(imagenet, vae, tmp_path):

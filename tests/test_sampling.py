@@ -11,14 +11,16 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 from torch.testing import assert_close
 
-from dit_lab.diffusion import PREDICTIONS, Diffusion
+from dit_lab.diffusion import Diffusion
 from dit_lab.dit import DiTConfig
 from dit_lab.presets import build
+from dit_lab.process import PREDICTIONS
 from dit_lab.sampling import SAMPLERS, generate, sample
 
 SMALL = DiTConfig(input_size=8, patch_size=2, in_channels=4, dim=32, depth=1, heads=2, num_classes=5)
 EPS_1 = dict(in_channels=1, learned_variance=False)
 KINDS = pytest.mark.parametrize("prediction", PREDICTIONS)
+THEIRS = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
 EACH = pytest.mark.parametrize("sampler", SAMPLERS)
 
 
@@ -119,7 +121,7 @@ def test_perfect_predictors_of_every_kind_walk_the_same_path(sampler):
         assert_close(path, paths[0], rtol=1e-4, atol=1e-4)
 
 
-@KINDS
+@pytest.mark.parametrize("prediction", THEIRS)
 @pytest.mark.parametrize("variance", ["learned_range", "fixed_large"])
 @pytest.mark.parametrize("schedule, theirs", [("linear", "linear"), ("cosine", "squaredcos_cap_v2")])
 def test_ddpm_is_diffusers_ancestral_sampler(prediction, variance, schedule, theirs):
@@ -129,7 +131,7 @@ def test_ddpm_is_diffusers_ancestral_sampler(prediction, variance, schedule, the
     walked = list(sample(model, [1, 2], sampler="ddpm", steps=7, seed=4))
     scheduler = DDPMScheduler(
         1000, 1e-4, 0.02, theirs, variance_type=variance, clip_sample=False,
-        prediction_type={"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[prediction],
+        prediction_type=THEIRS[prediction],
     )  # fmt: skip
     scheduler.set_timesteps(timesteps=[step.t for step in walked])
     g = torch.Generator().manual_seed(4)
@@ -142,15 +144,14 @@ def test_ddpm_is_diffusers_ancestral_sampler(prediction, variance, schedule, the
         assert_close(step.previous, x, rtol=1e-4, atol=1e-4 * x.abs().max().item())
 
 
-@KINDS
+@pytest.mark.parametrize("prediction", THEIRS)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_diffusers(prediction, eta):
     model = random_model(prediction=prediction, learned_variance=False)
     draws = torch.randn(11, 2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     queue = iter(draws)
     walked = list(sample(model, [1, 2], steps=10, eta=eta, noise=lambda shape: next(queue)))
-    kind = {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[prediction]
-    scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False, prediction_type=kind)
+    scheduler = DDIMScheduler(1000, 1e-4, 0.02, "linear", clip_sample=False, prediction_type=THEIRS[prediction])
     scheduler.set_timesteps(9)  # whose stride is 111, as that of our 10 timesteps
     x = draws[0]
     for step, noise in zip(walked, draws[1:], strict=True):
@@ -241,7 +242,7 @@ def original_loop(model, labels, steps, scale, g, sampler):
     return x[: len(labels)]
 
 
-@EACH
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 @pytest.mark.parametrize("steps", [5, 25])
 def test_the_originals_images_come_out_from_the_originals_seeds(sampler, steps):
     """Its noise is drawn for the doubled batch: the same generator, asked in its order, gives its images."""
@@ -359,7 +360,7 @@ def test_other_labels_are_refused_at_the_call(labels):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(sampler="euler"), "no sampler 'euler'; there are ddim, ddpm"),
+        (dict(sampler="plms"), "no sampler 'plms'; there are ddim, ddpm, euler, heun, dpmpp"),
         *((dict(steps=steps), "steps must be a whole number from 1 to 1000") for steps in (0, 1001, 2.5, "50", None)),
         *((dict(eta=eta), "eta must be between 0 and 1") for eta in (-0.1, 1.1, math.nan, math.inf, "0", None)),
         *((dict(cfg_scale=scale), "cfg_scale must be a finite number") for scale in (math.nan, -math.inf, "4", None)),
@@ -388,7 +389,7 @@ def test_other_sizes_and_other_processes_may_be_asked_for():
     model = random_model()
     assert generate(model, [1], steps=1, size=12).shape == (1, 4, 12, 12)
     assert generate(model, [1], steps=1, size=[4, 16]).shape == (1, 4, 4, 16)
-    cosine = list(sample(model, [1], steps=3, diffusion=Diffusion.named("cosine", "v", steps=100)))
+    cosine = list(sample(model, [1], steps=3, process=Diffusion.named("cosine", "v", steps=100)))
     assert [step.t for step in cosine] == [99, 50, 0]
 
 

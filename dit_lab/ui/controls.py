@@ -7,12 +7,13 @@ from numbers import Real
 import gradio as gr
 
 from dit_lab.config import Config
-from dit_lab.sampling import SAMPLERS
+from dit_lab.objectives import process_of
+from dit_lab.sampling import samplers_for
 
 SEED_LIMIT = 2**63
 MAX_STEPS = 1000
 MAX_SCALE = 20.0
-SAMPLER_TITLES = {"ddim": "DDIM", "ddpm": "DDPM"}
+SAMPLER_TITLES = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "heun": "Heun", "dpmpp": "DPM-Solver++"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Controls:
 def defaults(config: Config) -> dict:
     """What the controls show at first: a label and the options of `sample`."""
     label = min(7, max(config.num_classes - 1, 0))
-    return {"label": label, "seed": 0, "steps": 50, "sampler": "ddim", "cfg_scale": 2.0 if config.num_classes else 1.0}
+    sampler = "euler" if config.schedule == "flow" else "ddim"
+    cfg_scale = 2.0 if config.num_classes else 1.0
+    return {"label": label, "seed": 0, "steps": 50, "sampler": sampler, "cfg_scale": cfg_scale}
 
 
 def class_choices(config: Config, labels: list[str]) -> list[tuple[str, int]]:
@@ -59,10 +62,11 @@ def controls(config: Config, labels: list[str]) -> Controls:
         )  # fmt: skip
         dice = gr.Button("New seed", scale=1, min_width=84, elem_id="dice")
     # Number fields, not sliders: a slider quietly replaces what is out of its range.
-    steps = gr.Number(first["steps"], label="Steps", elem_id="steps", info="1 to 1000, spread from t = 999 down to 0.")
+    steps = gr.Number(first["steps"], label="Steps", elem_id="steps", info="1 to 1000, even from noise to picture.")
+    there = samplers_for(process_of(config))
     sampler = gr.Radio(
-        [(SAMPLER_TITLES.get(name, name), name) for name in SAMPLERS], value=first["sampler"], label="Sampler",
-        info="DDIM adds no noise on the way; DDPM adds fresh noise at every step.",
+        [(SAMPLER_TITLES.get(name, name), name) for name in there], value=first["sampler"], label="Sampler",
+        info="DDPM adds fresh noise at every step, the others none. Heun takes two passes a step.",
     )  # fmt: skip
     cfg_scale = gr.Number(
         first["cfg_scale"], step=0.5, label="Guidance scale", visible=classes, elem_id="guidance",
@@ -79,8 +83,8 @@ def read(config: Config, label, seed, steps, sampler, cfg_scale) -> tuple[list[i
     """What the controls sent, as labels and options of `sample`. Raises ValueError with a sentence for the page."""
     label = whole("Class", label, 0, config.num_classes)
     options = {"seed": read_seed(seed), "steps": whole("Steps", steps, 1, MAX_STEPS), "sampler": sampler}
-    if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise ValueError(f"Sampler must be one of {', '.join(SAMPLERS)}.")
+    if not isinstance(sampler, str) or sampler not in (there := samplers_for(process_of(config))):
+        raise ValueError(f"Sampler must be one of {', '.join(there)}.")
     # Written so that NaN, of which every comparison is false, does not pass.
     if isinstance(cfg_scale, bool) or not isinstance(cfg_scale, Real) or not 0 <= cfg_scale <= MAX_SCALE:
         raise ValueError(f"Guidance scale must be a number from 0 to {MAX_SCALE:g}.")

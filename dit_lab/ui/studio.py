@@ -15,9 +15,9 @@ from dit_lab.geometry import token_under
 from dit_lab.grid_layers import FACTOR
 from dit_lab.plots import NOISE_REACH, as_pictures
 from dit_lab.trajectory import Recording, Trajectory
-from dit_lab.ui.controls import defaults, read, whole
+from dit_lab.ui.controls import SAMPLER_TITLES, defaults, read, whole
 from dit_lab.ui.pictures import atlas, data_uri, pack
-from dit_lab.ui.words import facts, stage_words
+from dit_lab.ui.words import facts, shown_times, stage_words
 
 PREVIEW_SECONDS = 0.1
 # A run is recorded before the page opens where a forward takes about so many multiplications, and all of it so long.
@@ -91,7 +91,7 @@ class Studio:
         """One step on its way: the three pictures, and which step it is."""
         images = {"x": self.picture(step.x.cpu()), "x0": x0, "eps": self.picture(step.eps.cpu() / NOISE_REACH)}
         uris = {name: data_uri(as_pictures(image)[0], max(image.shape[-2:])) for name, image in images.items()}
-        return {"kind": "preview", "pictures": uris, "step": step.index, "t": step.t}
+        return {"kind": "preview", "pictures": uris, "step": step.index, "t": round(step.t, 1)}
 
     def frames(self, kept: Kept, x0: torch.Tensor) -> dict:
         """The finished run: one atlas each of x_t, predicted x0 and eps, one frame a step."""
@@ -102,7 +102,7 @@ class Studio:
             "eps": self.picture(trajectory.eps[:, 0] / NOISE_REACH),
         }
         return {
-            "kind": "trajectory", "run": kept.run, "t": trajectory.t, "grid": list(trajectory.grid),
+            "kind": "trajectory", "run": kept.run, "t": shown_times(trajectory), "grid": list(trajectory.grid),
             "atlases": {name: atlas(image) for name, image in images.items()},
             "title": self.title(trajectory),
         }  # fmt: skip
@@ -115,7 +115,7 @@ class Studio:
         """What made a run, in a line."""
         label, options = trajectory.labels[0], trajectory.options
         name = "no class" if label == self.config.num_classes else self.labels[label]
-        parts = [f"seed {options['seed']}", f"{options['steps']} steps of {options['sampler'].upper()}"]
+        parts = [f"seed {options['seed']}", f"{options['steps']} steps of {SAMPLER_TITLES[options['sampler']]}"]
         if self.config.num_classes:
             parts = [f"class {name}", *parts, f"guidance {options['cfg_scale']:g}"]
         return ", ".join(parts)
@@ -123,7 +123,8 @@ class Studio:
     def modulation(self, kept: Kept) -> dict:
         """The heat maps of block x step by part, or the reason why there are none."""
         block = BLOCKS[self.config.block]
-        about = {"run": kept.run, "t": kept.trajectory.t, "stages": stage_words(self.config), "parts": {}, "reason": ""}
+        stages = stage_words(self.config)
+        about = {"run": kept.run, "t": shown_times(kept.trajectory), "stages": stages, "parts": {}, "reason": ""}
         if not block.modulated:
             reason = f"Nothing to show: in {block.title} blocks the condition enters without shift, scale or gate."
             return about | {"reason": reason}
@@ -146,7 +147,8 @@ class Studio:
         step = whole("Step", request.get("step"), 0, len(trajectory.t) - 1)
         patch = whole("Patch", request.get("patch"), 0, math.prod(trajectory.grid) - 1)
         return {
-            "run": kept.run, "step": step, "patch": patch, "t": trajectory.t[step], "steps": len(trajectory.t),
+            "run": kept.run, "step": step, "patch": patch,
+            "t": shown_times(trajectory)[step], "steps": len(trajectory.t),
             "stages": self.stages(trajectory, step, patch), "guided": trajectory.options["cfg_scale"] != 1,
         }  # fmt: skip
 

@@ -22,6 +22,11 @@ def block_words(name: str) -> str:
     return f"block {number}, pair {pair}" if pair else f"block {number}"
 
 
+def shown_times(trajectory) -> list[float]:
+    """A run's timesteps as the page says them; those of flow matching have endless decimals."""
+    return [round(t, 1) for t in trajectory.t]
+
+
 def facts(config: Config, parameters: int, *, latent: bool) -> dict[str, str]:
     """What is loaded, by short names."""
     (h, w), heads = config.size, f"{config.heads} heads"

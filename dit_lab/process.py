@@ -1,0 +1,122 @@
+"""From picture to noise, and what a network says about a point between: x_t = a x0 + s eps.
+
+A process is a, the picture's factor, and s, the noise's, at each of its steps: `diffusion.Diffusion` (the paper's) or
+`flow.Flow`. What the network predicts there is a row of `PREDICTIONS`. The network is only a callable here:
+`model(x, t, y) -> out`.
+"""
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+
+
+class Prediction(NamedTuple):
+    """How a parametrisation reads: its training target, and x0 from its output, both linear in what they are given."""
+
+    target: Callable  # (x0, eps, a, s) -> what the network should output
+    x0: Callable  # (x, output, a, s) -> x0
+
+
+PREDICTIONS = {
+    "eps": Prediction(lambda x0, eps, a, s: eps, lambda x, out, a, s: (x - s * out) / a),
+    "x0": Prediction(lambda x0, eps, a, s: x0, lambda x, out, a, s: out),
+    "v": Prediction(lambda x0, eps, a, s: a * eps - s * x0, lambda x, out, a, s: a * x - s * out),
+    "velocity": Prediction(lambda x0, eps, a, s: eps - x0, lambda x, out, a, s: (x - s * out) / (a + s)),
+}
+
+
+class Losses(NamedTuple):
+    """Per-sample losses, each `b`: `loss = weight mse + vb`; `mse` is L_simple, `vb` the bound in bits per dimension.
+
+    The weight is 1 unless min-SNR weighting is asked for; without learned variance `vb` is 0.
+    """
+
+    loss: torch.Tensor
+    mse: torch.Tensor
+    vb: torch.Tensor
+
+
+class Process:
+    """What `Diffusion` and `Flow` share. Methods take `i: b`, steps of this process; -1 is the clean picture."""
+
+    prediction: str
+    timesteps: np.ndarray  # what the network is told at each step
+
+    def signal_and_noise(self, i, like):
+        """a and s at step `i: b -> (b 1 1 1, b 1 1 1)`, in the dtype of `like`, on its device."""
+        raise NotImplementedError
+
+    def levels(self, i: int) -> tuple[float, float]:
+        """a and s of one step in float64, the clean picture's (1 and 0) at -1."""
+        raise NotImplementedError
+
+    def model_time(self, i):
+        """What the network is told at step `i: b -> b`."""
+        raise NotImplementedError
+
+    def bound(self, x0, x, i, output, v):
+        """What trains the variance value `v: b c h w`, in bits per dimension: `-> b`."""
+        raise NotImplementedError
+
+    def noised(self, x0, i, eps):
+        """x_t: `x0, eps: b c h w, i: b -> b c h w`."""
+        a, s = self.signal_and_noise(i, x0)
+        return a * x0 + s * eps
+
+    def denoised(self, output, x, i):
+        """x0 and eps as the network sees them: `output, x: b c h w, i: b -> (b c h w, b c h w)`; nothing is clipped."""
+        a, s = self.signal_and_noise(i, x)
+        x0 = PREDICTIONS[self.prediction].x0(x, output, a, s)
+        return x0, output if self.prediction == "eps" else (x - a * x0) / s
+
+    def losses(self, model, x0, i, y, eps, min_snr: float | None = None) -> Losses:
+        """L_simple and, with learned variance, the variational bound: `x0, eps: b c h w; i, y: b -> Losses of b`.
+
+        `min_snr` weights L_simple so that no step counts more than it would with this signal-to-noise ratio. The bound
+        trains the variance alone: its gradient stops at the prediction (2102.09672, section 3.1).
+        """
+        x, (a, s) = self.noised(x0, i, eps), self.signal_and_noise(i, x0)
+        # Cast first: under autocast the output is bf16, in which v + 1 would lose what is left of v.
+        output, v = split_output(model(x, self.model_time(i), y).to(x0), x0)
+        mse = flat_mean((PREDICTIONS[self.prediction].target(x0, eps, a, s) - output) ** 2)
+        weight = 1 if min_snr is None else rearrange(min_snr_weight(self.prediction, a, s, min_snr), "b 1 1 1 -> b")
+        vb = torch.zeros_like(mse) if v is None else self.bound(x0, x, i, output.detach(), v)
+        return Losses(weight * mse + vb, mse, vb)
+
+
+def min_snr_weight(prediction: str, a, s, gamma: float):
+    """min(SNR, gamma) on the error of x0, for what the network predicts instead (2303.09556, equation 9): shape of a.
+
+    Min-SNR-gamma weights the squared error of x0; an error of the output is one of x0 times d x0 / d output.
+    """
+    slope = PREDICTIONS[prediction].x0(torch.zeros_like(a), torch.ones_like(a), a, s)
+    # (a / s)^2 slope^2 as one square, and gamma's share of it: neither overflows where s or a is nearly 0.
+    return torch.minimum((a / s * slope) ** 2, gamma * slope**2)
+
+
+def split_output(output, x):
+    """Prediction and variance value: `b (2c) h w -> (b c h w, b c h w)`, or `b c h w -> (b c h w, None)`."""
+    if output.shape[1] == x.shape[1]:
+        return output, None
+    return tuple(rearrange(output, "b (two c) h w -> two b c h w", two=2))
+
+
+def flat_mean(x):
+    """`b c h w -> b`."""
+    return reduce(x, "b c h w -> b", "mean")
+
+
+def whole(value) -> bool:
+    """Whether `value` is a whole number: Python's or numpy's, but not a bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_steps(steps, most: float = float("inf")) -> None:
+    """Raise ValueError unless `steps` is a whole number from 1 to `most`."""
+    if not whole(steps) or not 1 <= steps <= most:
+        range_ = f"from 1 to {most}" if most < float("inf") else "of at least 1"
+        raise ValueError(f"steps must be a whole number {range_}, not {steps!r}")

@@ -1,24 +1,38 @@
-"""Between what a model denoises and pictures: pixels, a VAE's latents, or latents shown in false colours.
+"""Between pictures and what a model denoises: pixels, a VAE's latents, or latents shown in approximate colours.
 
-Latent models denoise a VAE's latents times its scaling factor (0.18215 in the DiT paper, section 4; 1.0 for tiny
-autoencoders). A codec is anything with `note` (a sentence for the reader, or "") and
-`decode(latents: b c h w) -> b 3 h w` in [-1, 1].
+Latent models denoise a VAE's latents, less its shift, times its scaling factor (0.18215 in the DiT paper, section 4;
+1.0 for tiny autoencoders). A codec has `encode(images: b c h w in [-1, 1]) -> latents: b c h w`,
+`decode(latents: b c h w) -> b 3 h w` in [-1, 1] and `note`, a sentence for the reader or ""; one that only shows
+latents (`LinearPreview`, `FalseColours`) has no `encode`.
 """
 
+import json
+import re
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
 
 import torch
-from einops import rearrange, repeat
+from einops import einsum, rearrange, reduce, repeat
 
 from dit_lab.checkpoints.places import HUB_ID, downloaded
 
 # Four directions into RGB that keep latent channels apart; the first is brightness. Any fixed choice would do.
 FALSE_COLOURS = torch.tensor([[0.30, 0.30, 0.30], [0.30, 0.0, -0.30], [-0.15, 0.30, -0.15], [0.15, -0.25, 0.20]])
+# The same of Stable Diffusion's VAE (1.x and 2.x, sd-vae-ft-mse and -ema, DiT's), fitted: rows are scaled latent
+# channels, columns RGB in [-1, 1]. Source: comfyanonymous/ComfyUI, comfy/latent_formats.py, SD15.latent_rgb_factors.
+SD_COLOURS = torch.tensor(
+    [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
+)
+SD_VAE = re.compile(r"stabilityai/sd-vae-ft-\w+(-original)?|facebook/DiT-XL-2-(256|512)")
 VAES = ("AutoencoderKL", "AutoencoderTiny")
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in FILES]
+PREVIEW = "preview.json"
+# The largest side in pixels that goes through a VAE in one piece, and a tile's beyond it: the largest of DiT's pictures
+# stays whole. Stable Diffusion's decoder then needs about 1 GiB in fp32: four maps of 256 channels, 1 kB a pixel each.
+TILE = 512
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,9 @@ class Pixels:
     """The model's channels are the picture's: `b 1 h w` (grey) or `b 3 h w -> b 3 h w`."""
 
     note: str = ""
+
+    def encode(self, images):
+        return images
 
     def decode(self, latents):
         if latents.shape[1] not in (1, 3):
@@ -37,35 +54,106 @@ class Pixels:
 class FalseColours:
     """Latents without a VAE at hand: `b c h w -> b 3 h w`, every channel a colour; shapes are right, hues are not."""
 
-    note: str = "No VAE is at hand: latents are shown in false colours. Give one with --vae FOLDER_OR_HUB_ID."
+    note: str = (
+        "No VAE is at hand: latents are shown in false colours, whose hues are not the picture's. "
+        "Give one with --vae FOLDER_OR_HUB_ID."
+    )
 
     def decode(self, latents):
         return false_colours(latents)
 
 
+@dataclass(frozen=True, eq=False)
+class LinearPreview:
+    """RGB as a linear function of a latent's channels, at the latent's size: `b c h w -> b 3 h w`.
+
+    `weight: c 3` and `bias: 3` were fitted to a VAE's latents (`fit_preview`); colours are about right, detail is gone.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    note: str = ""
+
+    def decode(self, latents):
+        mixed = einsum(latents.float().cpu(), self.weight, "b c h w, c rgb -> b rgb h w")
+        return (mixed + rearrange(self.bias, "rgb -> rgb 1 1")).clamp(-1, 1)
+
+
+def fit_preview(latents, images) -> LinearPreview:
+    """The linear preview nearest to the pictures, by least squares: `latents: b c h w, images: b 3 (h s) (w s)`."""
+    h, w = latents.shape[-2:]
+    pooled = reduce(images, "b rgb (h p) (w q) -> (b h w) rgb", "mean", h=h, w=w).double()
+    known = rearrange(latents, "b c h w -> (b h w) c").double()
+    known = torch.cat([known, torch.ones_like(known[:, :1])], dim=1)
+    *weight, bias = torch.linalg.lstsq(known, pooled).solution.float()
+    return LinearPreview(torch.stack(weight), bias)
+
+
 @dataclass(frozen=True)
 class Autoencoder:
-    """A diffusers VAE: `latents: b c h w -> images b 3 (h s) (w s)`, one at a time so that memory stays flat."""
+    """A diffusers VAE: `images b c (h s) (w s) -> latents b c h w -> images b 3 (h s) (w s)`, with its own scaling.
+
+    What goes through it at once is at most the pixels of a `TILE`, so that memory stays flat; a picture with a longer
+    side goes in overlapping tiles that are blended (diffusers' tiling): each has statistics of its own in the group
+    norms, so that its colours are not exactly the whole picture's.
+    """
 
     vae: torch.nn.Module = field(repr=False)
     note: str = ""
 
+    @property
+    def factor(self) -> int:
+        """Pixels a latent has along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encode(self, images):
+        """The latents, of an AutoencoderKL their mean: `images: b c h w in [-1, 1] -> b c h w`; grey becomes RGB."""
+        return self.moments(images)[0]
+
+    @torch.no_grad()
+    def moments(self, images):
+        """Mean and standard deviation of the latents, the latter None without a distribution: `-> (b c h w, b c h w)`.
+
+        Raises ValueError on pictures whose sides the VAE does not halve evenly.
+        """
+        if any(side % self.factor for side in images.shape[-2:]):
+            h, w = images.shape[-2:]
+            raise ValueError(f"the VAE takes sides that divide by {self.factor}, not {h} x {w} (h w); give a --size")
+        images = repeat(images, "b 1 h w -> b 3 h w") if images.shape[1] == 1 else images
+        parts = [self.vae.encode(part) for part in self.portions(images, 1)]
+        scaling, shift = self.scaling
+        place = lambda latents: torch.cat([(part.float() - shift) * scaling for part in latents]).cpu()
+        if not hasattr(parts[0], "latent_dist"):
+            return place(part.latents for part in parts), None
+        spread = torch.cat([part.latent_dist.std.float() for part in parts]).cpu()
+        return place(part.latent_dist.mean for part in parts), spread * scaling
+
     @torch.no_grad()
     def decode(self, latents):
-        config, weight = self.vae.config, next(self.vae.parameters())
-        shift = getattr(config, "shift_factor", None) or 0.0
-        latents = (latents.to(weight.device, weight.dtype) / config.scaling_factor) + shift
-        images = [self.vae.decode(rearrange(latent, "c h w -> 1 c h w")).sample for latent in latents]
+        scaling, shift = self.scaling
+        images = [self.vae.decode(part / scaling + shift).sample for part in self.portions(latents, self.factor)]
         return torch.cat(images).float().cpu().clamp(-1, 1)
+
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """(scaling factor, shift) of the VAE's config."""
+        return self.vae.config.scaling_factor, getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def portions(self, x, pixels: int):
+        """Parts of a batch that go through the VAE at once: `x: b c h w`, a value stands for a square of `pixels`."""
+        h, w = (side * pixels for side in x.shape[-2:])
+        self.vae.use_tiling = max(h, w) > TILE
+        weight = next(self.vae.parameters())
+        return (part.to(weight.device, weight.dtype) for part in x.split(max(1, TILE**2 // (h * w))))
 
 
 def open_codec(
     hint: str | None, vae: str | None = None, *, channels: int, device="cpu"
-) -> Pixels | FalseColours | Autoencoder:
-    """The codec that a checkpoint names (`hint`), or the VAE asked for: a folder or a hub id, in diffusers' format.
+) -> Pixels | FalseColours | LinearPreview | Autoencoder:
+    """The codec that a checkpoint names (`hint`), or the VAE asked for: a folder, hub id (diffusers') or zoo name.
 
-    A named VAE that cannot be opened, or whose latents have not the model's `channels`, leaves false colours with a
-    note; one asked for raises ValueError.
+    A named VAE that cannot be opened, or whose latents have not the model's `channels`, leaves a linear preview where
+    its colours are known, else false colours, with a note; one asked for raises ValueError.
     """
     if vae is not None:
         return Autoencoder(open_vae(vae, channels).to(device))
@@ -76,11 +164,33 @@ def open_codec(
     try:
         return Autoencoder(open_vae(hint, channels).to(device))
     except ValueError as error:
-        return FalseColours(f"No VAE: {error}. Latents are shown in false colours; give another VAE with --vae.")
+        return without_vae(hint, channels, str(error))
 
 
-def open_vae(source: str, channels: int) -> torch.nn.Module:
-    """An AutoencoderKL or AutoencoderTiny, or the `vae` of a pipeline. Raises ValueError."""
+def without_vae(hint: str, channels: int, reason: str) -> FalseColours | LinearPreview:
+    """How latents of a VAE that did not open are shown, with the reason in the note."""
+    known = preview_of(hint)
+    if known is None or len(known.weight) != channels:
+        told = "Latents are shown in false colours, whose hues are not the picture's"
+        return FalseColours(f"No VAE: {reason}. {told}; give another VAE with --vae.")
+    told = "Latents are shown in approximate colours, one dot each"
+    return LinearPreview(known.weight, known.bias, f"No VAE: {reason}. {told}; give another VAE with --vae.")
+
+
+def preview_of(hint: str) -> LinearPreview | None:
+    """The linear preview of a VAE that a checkpoint names: kept beside it, or published; None where there is none."""
+    kept = zoo_vaes().get(hint, Path(hint)) / PREVIEW
+    if kept.is_file():
+        about = json.loads(kept.read_text(encoding="utf-8"))
+        return LinearPreview(*(torch.tensor(about[name], dtype=torch.float32) for name in ("weight", "bias")))
+    return LinearPreview(SD_COLOURS, torch.zeros(3)) if SD_VAE.fullmatch(hint) else None
+
+
+def open_vae(source: str, channels: int | None = None) -> torch.nn.Module:
+    """An AutoencoderKL or AutoencoderTiny, or the `vae` of a pipeline, whose latents have `channels`, where given.
+
+    Raises ValueError.
+    """
     folder = vae_folder(source)
     import diffusers  # here, not above: it takes seconds, and pictures and false colours do without it
 
@@ -88,25 +198,42 @@ def open_vae(source: str, channels: int) -> torch.nn.Module:
         config = diffusers.AutoencoderKL.load_config(folder)
         if (name := config.get("_class_name")) not in VAES:
             raise ValueError(f"it holds a {name}, not one of {', '.join(VAES)}")
-        if (there := config.get("latent_channels")) != channels:
+        if channels is not None and (there := config.get("latent_channels")) != channels:
             raise ValueError(f"its latents have {there} channels, the model's {channels}")
         # safetensors where it has them, else its .bin, which diffusers opens for tensors alone: code in it never runs.
-        model = getattr(diffusers, name).from_pretrained(folder)
+        # Half precision is for the file: a CPU is slow in it.
+        model = getattr(diffusers, name).from_pretrained(folder, torch_dtype=torch.float32)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 200, placeholder=" …").rstrip(".")
         raise ValueError(f"could not open the VAE {source!r}: {reason}") from error
-    return model.eval().requires_grad_(False)
+    return tiles_set(model).eval().requires_grad_(False)
+
+
+def tiles_set(vae: torch.nn.Module) -> torch.nn.Module:
+    """The VAE with diffusers' tiles of `TILE` pixels, wherever its config puts them."""
+    factor = Autoencoder(vae).factor
+    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor
+    vae.spatial_scale_factor = factor  # AutoencoderTiny's, which it takes to be 8
+    return vae
 
 
 def vae_folder(source: str) -> Path:
-    """The folder that holds the VAE's `config.json`: of a VAE or a pipeline, on this disk or from the hub."""
+    """The folder that holds the VAE's `config.json`: of a VAE or a pipeline; in the zoo, on this disk or on the hub."""
+    if source in (zoo := zoo_vaes()):
+        return zoo[source]
     if Path(source).is_dir():
         folder = Path(source)
     elif HUB_ID.fullmatch(source):
         folder = downloaded(source, VAE_FILES)
     else:
-        raise ValueError(f"could not open the VAE {source!r}: there is no such folder")
+        hint = "" if "/" in source else f", and the zoo has {', '.join(sorted(zoo)) or 'no VAE'}"
+        raise ValueError(f"could not open the VAE {source!r}: there is no such folder{hint}")
     return folder / "vae" if (folder / "vae").is_dir() else folder
+
+
+def zoo_vaes() -> dict[str, Path]:
+    """The VAEs that ship with the package, by name."""
+    return {path.name: path for path in Path(str(files("dit_lab.zoo"))).iterdir() if (path / FILES[1]).is_file()}
 
 
 def false_colours(latents):

@@ -1,13 +1,15 @@
-"""Labelled images to train on: scikit-learn's digits, and anything that `datasets` opens."""
+"""Labelled images to train on: scikit-learn's digits, anything that `datasets` opens, or a cache of latents."""
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 
+from dit_lab.latents import Latents, is_cache, open_latents
 from dit_lab.pictures import DataError, Encoded, as_pixels
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -40,17 +42,30 @@ class Images:
         """What tells this set from another in a file: the number of pictures and a checksum of their labels."""
         return {"pictures": len(self), "labels": zlib.crc32(self.labels.tobytes())}
 
-    def batch(self, indices: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pictures in [-1, 1] and their labels: `indices: b -> (b c h w, b)`."""
+    @property
+    def codec(self) -> str:
+        """What the channels are, as a checkpoint's `codec_hint` says it."""
+        return "pixels"
+
+    def batch(self, indices: Sequence[int], mirrored=None, noise=None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures in [-1, 1] and their labels: `indices: b -> (b c h w, b)`.
+
+        `mirrored: b` in bool says which to flip left to right; `noise` is for latents, pictures have no distribution.
+        """
         pixels = torch.from_numpy(self.pixels[indices])
+        if isinstance(self.pixels, Encoded):
+            indices = self.pixels.shown(indices)  # only now: decoding found out
+        if mirrored is not None:
+            pixels = torch.where(rearrange(torch.as_tensor(mirrored), "b -> b 1 1 1"), pixels.flip(-1), pixels)
         return pixels.float() / 127.5 - 1, torch.from_numpy(self.labels[indices])
 
 
-def open_data(source: str | Path, *, split="train", size: int | None = None, labelled: bool = True) -> Images:
-    """Open `digits` (scikit-learn's, offline), a local folder of parquet files or pictures, or a hub id.
+def open_data(source: str | Path, *, split="train", size: int | None = None, labelled: bool = True) -> Images | Latents:
+    """Open `digits` (scikit-learn's, offline), a local folder of parquet files or pictures, a hub id, or latents.
 
-    `size` crops every picture to its middle square and resizes it to that side; without `labelled` there are no
-    classes. Raises DataError, in one sentence, on a set that cannot be opened or used.
+    Latents are a folder that `python -m dit_lab encode` wrote. `size` crops every picture to its middle square and
+    resizes it to that side; without `labelled` there are no classes. Raises DataError, in one sentence, on a set that
+    cannot be opened or used.
     """
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1, not {size}")
@@ -59,7 +74,19 @@ def open_data(source: str | Path, *, split="train", size: int | None = None, lab
     if str(source) == "digits":
         images = scikit_digits(split, size)
         return images if labelled else Images(images.pixels, np.zeros_like(images.labels), [])
+    if is_cache(folder := Path(source).expanduser()):
+        return cached(folder, split, size, labelled)
     return from_dataset(opened_dataset(str(source), split), size, labelled)
+
+
+def cached(folder: Path, split: str, size: int | None, labelled: bool) -> Latents:
+    """A cache of latents. Raises DataError also where something else is asked for than was encoded."""
+    latents = open_latents(folder)
+    if size is not None:
+        raise DataError(f"{folder} holds latents, which have no other size; say --size when encoding")
+    if (there := latents.about["split"]) != split:
+        raise DataError(f"{folder} holds the latents of the split {there}, not {split}")
+    return latents if labelled else replace(latents, labels=np.zeros_like(latents.labels), names=[])
 
 
 def scikit_digits(split: str = "train", size: int | None = None) -> Images:
@@ -111,7 +138,10 @@ def from_dataset(dataset, size: int | None = None, labelled: bool = True) -> Ima
     if not isinstance(dataset.features[image], datasets.Image):
         raise DataError(f"the column {image} holds {dataset.features[image]}, not pictures")
     encoded = Encoded(pictures.with_format("arrow"), size)
-    return Images(encoded if encoded.nbytes > MEMORY_LIMIT else encoded.all(), labels, names)
+    if encoded.nbytes > MEMORY_LIMIT:
+        return Images(encoded, labels, names)
+    pixels = encoded.all()
+    return Images(pixels, labels[encoded.shown(range(len(labels)))], names)
 
 
 def labels_of(dataset) -> tuple[np.ndarray, list[str]]:

@@ -1,16 +1,14 @@
 """`python -m dit_lab sample`: draw pictures with a checkpoint and write them as one PNG."""
 
-import math
 from pathlib import Path
 from typing import Literal
 
-import torch
-from einops import rearrange
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import load
 from dit_lab.codecs import open_codec
-from dit_lab.files import atomic, writable
+from dit_lab.files import writable
+from dit_lab.pictures import write_grid
 from dit_lab.run import pick_device
 from dit_lab.sampling import SAMPLERS
 from dit_lab.trajectory import Recording
@@ -74,15 +72,3 @@ def sample_command(
     if trace is not None:
         recording.trajectory.save(trace)
     print(f"{', '.join(map(str, written))}: {len(labels)} {'pictures' if len(labels) > 1 else 'picture'}")
-
-
-def write_grid(path: Path, images: torch.Tensor) -> None:
-    """Write pictures in [-1, 1] as one nearly square PNG: `images: b 3 h w`; empty places are white."""
-    from PIL import Image
-
-    columns = math.ceil(math.sqrt(len(images)))
-    blank = images.new_ones(-len(images) % columns, *images.shape[1:])
-    grid = rearrange(torch.cat([images, blank]), "(rows columns) c h w -> (rows h) (columns w) c", columns=columns)
-    pixels = ((grid.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    with atomic(path) as partial:
-        Image.fromarray(pixels.numpy()).save(partial, format="PNG")

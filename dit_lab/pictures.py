@@ -1,37 +1,52 @@
-"""Stored pictures (png, jpeg, ...) to uint8 arrays, a batch at a time, with one sentence for one that does not fit."""
+"""Stored pictures (png, jpeg, ...) to uint8 arrays, with one sentence for one that does not fit, and back to a PNG."""
 
 import io
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import torch
+from einops import rearrange
 from tqdm.auto import tqdm
+
+from dit_lab.files import atomic
 
 CHUNK = 500
 LOOKED_AT = 10_000
+NAMED = 5
 
 
 class DataError(ValueError):
     """A data set that cannot be used, with the reason in one sentence."""
 
 
+class Undecodable(DataError):
+    """A picture that does not decode."""
+
+
 class Encoded:
     """Pictures left as they are stored and decoded when asked for: `encoded[indices: b] -> b c h w` in uint8.
 
     `table` is a data set with one arrow column of stored pictures. They are all grey, or all become colour ones; with
-    `size` they are squares of that side. Raises DataError that names, by its number, a picture that does not fit.
+    `size` they are squares of that side. A picture that does not decode is named on standard error, once, and the next
+    that does is shown in its place, so that no other picture's number changes; `shown` says whose picture that is.
+    Raises DataError when too many do not decode (`most_broken`), or naming a picture of another size or kind.
     """
 
     def __init__(self, table, size: int | None = None):
-        self.table, self.size = table, size
+        self.table, self.size, self.broken = table, size, {}
         # Only headers are read here, and of a large set not all: the rest is checked as it is decoded.
         numbers = range(0, len(table), -(-len(table) // LOOKED_AT))
-        modes, sides = zip(*[self.header(number, record) for number, record in self.records(numbers)], strict=True)
+        headers = {number: self.tried(self.header, number, record) for number, record in self.records(numbers)}
+        modes, sides = zip(*[header for header in headers.values() if header is not None], strict=True)
         self.grey = all(map(grey, modes))
-        self.shape = (len(table), *self.decoded(*next(self.records([0]))).shape)
+        self.shape = (len(table), *self.whole(self.decoded, *next(self.records([0]))).shape)
         if size is None:
-            for number, side in zip(numbers, sides, strict=True):
-                self.check_side(number, side, turned=True)
+            for number in headers.keys() - self.broken.keys():
+                self.check_side(number, headers[number][1], turned=True)
 
     def __len__(self):
         return len(self.table)
@@ -39,10 +54,45 @@ class Encoded:
     def __getitem__(self, indices: Sequence[int]) -> np.ndarray:
         pixels = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
         for place, (number, record) in enumerate(self.records(indices)):
-            picture = self.decoded(number, record)
-            self.check_side(number, picture.shape[:0:-1])
-            pixels[place] = picture
+            pixels[place] = self.whole(self.fitting, number, record)
         return pixels
+
+    def whole(self, read: Callable, number: int, record) -> np.ndarray:
+        """What `read` makes of a picture or, where that does not decode, of the next that does."""
+        while (picture := self.tried(read, number, record)) is None:
+            number, record = next(self.records([(number + 1) % len(self)]))
+        return picture
+
+    def tried(self, read: Callable, number: int, record):
+        """What `read` makes of a picture, None where it does not decode. Raises DataError when too many do not."""
+        if number in self.broken:
+            return None
+        try:
+            return read(number, record)
+        except Undecodable as error:
+            self.broken[number] = str(error)
+            if len(self.broken) > most_broken(len(self)):
+                raise DataError(self.complaint()) from error
+            tqdm.write(f"dit_lab: {error}; the next one is taken in its place", file=sys.stderr)
+
+    def complaint(self) -> str:
+        """One sentence on the pictures that do not decode."""
+        first, *more = self.broken.values()
+        if not more:
+            return f"{first}; mend or remove it"
+        numbers = ", ".join(map(str, list(self.broken)[:NAMED])) + (", …" if len(self.broken) > NAMED else "")
+        return (
+            f"{len(self.broken)} of {len(self)} pictures do not decode (numbers {numbers}), where "
+            f"{most_broken(len(self))} are let pass; mend or remove them"
+        )
+
+    def shown(self, indices: Sequence[int]) -> np.ndarray:
+        """Whose picture is shown at each place, as far as it was decoded: `b -> b`, mostly what is asked for."""
+        places = np.array(indices, dtype=np.int64)
+        for place in np.flatnonzero(np.isin(places, list(self.broken))):
+            while int(places[place]) in self.broken:
+                places[place] = (places[place] + 1) % len(self)
+        return places
 
     @property
     def nbytes(self) -> int:
@@ -67,12 +117,18 @@ class Encoded:
 
     def header(self, number: int, record) -> tuple[str, tuple[int, int]]:
         """(mode, (width, height)) of a stored picture, without decoding it."""
-        with reading(number), opened(record) as picture:
+        with reading(number, record), opened(record) as picture:
             return picture.mode, picture.size
+
+    def fitting(self, number: int, record) -> np.ndarray:
+        """One picture of the set's size: `-> c h w` in uint8."""
+        picture = self.decoded(number, record)
+        self.check_side(number, picture.shape[:0:-1])
+        return picture
 
     def decoded(self, number: int, record) -> np.ndarray:
         """One picture: `-> c h w` in uint8, c = 1 where the set is grey, else 3."""
-        with reading(number), opened(record) as picture:
+        with reading(number, record), opened(record) as picture:
             if self.grey and not grey(picture.mode):
                 raise DataError(f"picture {number} is in colour where those looked at before are grey; make all alike")
             return as_pixels(picture, self.grey, self.size)
@@ -87,15 +143,25 @@ class Encoded:
             )
 
 
+def most_broken(total: int) -> int:
+    """How many of a set's pictures may fail to decode: 1 in 1000, but 10 of a small set, and never over a tenth.
+
+    Large collections have a few damaged files, which change no result; more than that says that the set itself is
+    damaged, or that these are no pictures.
+    """
+    return min(total // 10, max(10, total // 1000))
+
+
 @contextmanager
-def reading(number: int):
-    """Around work on one picture: what PIL raises becomes a DataError with the picture's number."""
+def reading(number: int, record):
+    """Around work on one picture: what PIL raises becomes Undecodable with the picture's number, and name if any."""
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # a broken file makes PIL raise almost anything, SyntaxError among it
-        raise DataError(f"picture {number} does not decode ({type(error).__name__}); mend or remove it") from error
+        name = f" ({record['path']})" if record and record["path"] else ""
+        raise Undecodable(f"picture {number}{name} does not decode ({type(error).__name__})") from error
 
 
 def opened(record):
@@ -123,3 +189,15 @@ def as_pixels(picture, to_grey: bool, size: int | None = None) -> np.ndarray:
         picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
     pixels = np.asarray(picture)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def write_grid(path: Path, images: torch.Tensor) -> None:
+    """Write pictures in [-1, 1] as one nearly square PNG: `images: b 3 h w`; empty places are white."""
+    from PIL import Image
+
+    columns = math.ceil(math.sqrt(len(images)))
+    blank = images.new_ones(-len(images) % columns, *images.shape[1:])
+    grid = rearrange(torch.cat([images, blank]), "(rows columns) c h w -> (rows h) (columns w) c", columns=columns)
+    pixels = ((grid.cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    with atomic(path) as partial:
+        Image.fromarray(pixels.numpy()).save(partial, format="PNG")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dit_lab import data
 from dit_lab.data import DataError, open_data
-from dit_lab.pictures import Encoded
+from dit_lab.pictures import Encoded, most_broken
 
 
 def png(seed=0, size=(6, 8), mode="RGB"):
@@ -144,6 +144,58 @@ def test_a_picture_that_does_not_decode_is_named_by_its_number(broken, folder):
     broken = whole[: len(whole) // 2] if broken == "truncated" else broken
     with pytest.raises(DataError, match="picture 1 does not decode"):
         open_data(folder(image=[whole, broken, whole], label=[0, 0, 1]))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_few_pictures_that_do_not_decode_are_named_once_and_the_next_ones_stand_in(lazy, folder, monkeypatch, capsys):
+    stored = [png(seed) for seed in range(30)]
+    broken = {0: b"no picture", 7: stored[7][0][:60], 8: None}
+    where = folder(image=[broken.get(k, item) for k, (item, _) in enumerate(stored)], label=[k % 2 for k in range(30)])
+    if lazy:
+        monkeypatch.setattr(data, "MEMORY_LIMIT", 0)
+    images = open_data(where)
+    x, y = images.batch([7, 0, 6, 8, 7, 29])
+    shown = [9, 1, 6, 9, 9, 29]
+    assert y.tolist() == [k % 2 for k in shown] and len(images) == 30
+    for ours, place in zip(x, shown, strict=True):
+        assert (ours == torch.from_numpy(stored[place][1].transpose(2, 0, 1)) / 127.5 - 1).all()
+    told = [line for line in capsys.readouterr().err.splitlines() if "does not decode" in line]
+    assert len(told) == 3 and all(sum(f"picture {place} " in line for line in told) == 1 for place in broken)
+
+
+def test_the_last_picture_that_does_not_decode_is_replaced_by_the_first(folder):
+    stored = [png(seed) for seed in range(12)]
+    images = open_data(folder(image=[item for item, _ in stored[:11]] + [b""], label=[1] + [0] * 11))
+    assert (images.pixels[11] == images.pixels[0]).all() and images.labels[11] == 1
+
+
+def test_too_many_pictures_that_do_not_decode_are_an_error_with_their_number_and_the_first_of_them(folder):
+    where = folder(image=[b"" if k % 5 == 2 else png(k)[0] for k in range(40)], label=[0] * 40)
+    with pytest.raises(
+        DataError, match=r"5 of 40 pictures do not decode \(numbers 2, 7, 12, 17, 22\), where 4 are let"
+    ):
+        open_data(where)
+
+
+def test_the_limit_is_one_in_a_thousand_but_ten_of_a_small_set_and_never_over_a_tenth():
+    assert [most_broken(total) for total in (5, 50, 500, 5_000, 50_000)] == [0, 5, 10, 10, 50]
+
+
+def test_a_broken_file_of_a_folder_is_named_by_its_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "zoo" / "ant").mkdir(parents=True)
+    for number in range(12):
+        (tmp_path / "zoo" / "ant" / f"{number:02d}.png").write_bytes(png(number)[0] if number != 3 else b"broken")
+    assert len(open_data(tmp_path / "zoo", labelled=False)) == 12
+    assert "ant/03.png) does not decode" in capsys.readouterr().err
+
+
+def test_mirrored_pictures_are_flipped_left_to_right_and_only_those():
+    images = open_data("digits")
+    x, y = images.batch([1, 2, 3])
+    flipped, same = images.batch([1, 2, 3], mirrored=torch.tensor([True, False, True]), noise=torch.randn(x.shape))
+    assert torch.equal(flipped, torch.stack([x[0].flip(-1), x[1], x[2].flip(-1)])) and torch.equal(y, same)
+    assert images.codec == "pixels"
 
 
 def test_other_columns_are_named(folder):

@@ -18,13 +18,15 @@ from dit_lab.checkpoints.places import STATE
 from dit_lab.config import Config
 from dit_lab.count import count
 from dit_lab.data import open_data
-from dit_lab.diffusion import Diffusion
-from dit_lab.evaluate import agreement, classifier_for, draw, everything, frechet_distance, judge
+from dit_lab.features import classifier_for, everything, judge
 from dit_lab.files import atomic, write_json
 from dit_lab.folder import LOG
+from dit_lab.metrics import agreement, frechet_distance
+from dit_lab.objectives import process_of
 from dit_lab.presets import RUNGS, build, ladder
 from dit_lab.program import run
 from dit_lab.run import follow
+from dit_lab.samples import draw
 from dit_lab.spectrum import feature_spectra
 from dit_lab.train import TrainOptions, train
 from dit_lab.trajectory import record
@@ -200,13 +202,13 @@ def trained(config: Config, images, options: TrainOptions, folder: Path) -> floa
 def test_losses(model, images) -> dict[str, float]:
     """The averaged model's losses on unseen pictures, at evenly spread timesteps and always the same noise."""
     model.eval()
-    diffusion = Diffusion.named(model.config.schedule, model.config.prediction)
+    process = process_of(model.config)
     random = torch.Generator().manual_seed(0)
     x0, y = images.batch(range(min(TEST_IMAGES, len(images))))
     eps = torch.randn(x0.shape, generator=random)
-    i = torch.linspace(0, len(diffusion.betas) - 1, len(x0)).long()[torch.randperm(len(x0), generator=random)]
+    i = torch.linspace(0, len(process.timesteps) - 1, len(x0)).long()[torch.randperm(len(x0), generator=random)]
     batches = zip(*(part.split(100) for part in (x0, i, y, eps)), strict=True)
-    parts = [diffusion.losses(model, *batch) for batch in batches]
+    parts = [process.losses(model, *batch) for batch in batches]
     return {f"test_{name}": torch.cat([getattr(part, name) for part in parts]).mean().item() for name in ("mse", "vb")}
 
 

@@ -1,61 +1,297 @@
-"""Judging samples: the Fréchet distance against closed forms, and a classifier that learns real digits."""
+"""The command from a checkpoint to a line of figures: killed, shared, asked again, and asked for what cannot be."""
 
+import json
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from shared import processes, stirred
 
+from dit_lab import adm, samples
+from dit_lab.checkpoints import save
 from dit_lab.data import open_data
-from dit_lab.evaluate import Classifier, frechet_distance, judge, train_classifier
+from dit_lab.evaluate import RESULTS, append, evaluate_command, told_which_knob
+from dit_lab.features import KEPT, Network, Seen, keep, train_classifier
+from dit_lab.judging import Judging, Reference, measure
+from dit_lab.samples import Sampling
+
+FEW = dict(count=140, batch_size=30, steps=2, cfg_scale=1.5)
+DIGITS = Judging(data="digits")
 
 
-def features(*, mean, std, count=200_000, seed=0):
-    """Samples of a Gaussian with independent coordinates."""
-    noise = torch.randn(count, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return noise * torch.tensor(std) + torch.tensor(mean)
-
-
-def test_the_distance_of_a_set_to_itself_is_zero():
-    x = features(mean=[0.0, 1.0, -2.0], std=[1.0, 2.0, 0.5], count=1_000)
-    assert abs(frechet_distance(x, x)) < 1e-9
-
-
-def test_between_gaussians_it_is_the_closed_form():
-    """||mu_a - mu_b||^2 + sum (std_a - std_b)^2 for independent coordinates."""
-    a = features(mean=[0.0, 1.0], std=[1.0, 3.0])
-    b = features(mean=[2.0, 1.0], std=[2.0, 1.0], seed=1)
-    assert frechet_distance(a, b) == pytest.approx(4 + 1 + 4, rel=0.01)
-
-
-def test_it_is_the_published_formula_with_scipys_matrix_root():
-    """An implementation of its own: symmetric root of the covariances' product by scipy, correlated coordinates."""
-    linalg = pytest.importorskip("scipy.linalg")
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randn(500, 8, generator=generator) @ torch.randn(8, 8, generator=generator)
-    b = torch.randn(400, 8, generator=generator) @ torch.randn(8, 8, generator=generator) + 0.3
-    cov_a, cov_b = torch.cov(a.T.double()), torch.cov(b.T.double())
-    root = torch.from_numpy(linalg.sqrtm((cov_a @ cov_b).numpy()).real)
-    expected = (a.double().mean(0) - b.double().mean(0)).square().sum() + (cov_a + cov_b - 2 * root).trace()
-    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_it_is_the_same_both_ways_and_survives_features_that_never_change():
-    a = torch.cat([features(mean=[0.0, 1.0], std=[1.0, 3.0], count=500), torch.zeros(500, 1)], dim=1)
-    b = torch.cat([features(mean=[1.0, 0.0], std=[2.0, 1.0], count=500, seed=1), torch.zeros(500, 1)], dim=1)
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
-
-
-def test_a_classifier_learns_digits_it_then_recognises():
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a tiny digit model, a classifier that is trained already, and a first evaluation in `first`."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2)
+    save(folder / "model", model, codec_hint="pixels", extra={"ema_decay": 0.998, "trained_steps": 7})
     digits = open_data("digits")
-    model = train_classifier(digits, epochs=6, batch_size=64)
-    x, y = digits.batch(range(500))
-    seen, found = judge(model, x, batch_size=200)
-    assert found.shape == (500, 128)
-    assert (seen == y).double().mean() > 0.95
+    kept = {"shape": list(digits.shape), "classes": digits.names}
+    keep(folder / KEPT, train_classifier(digits), kept)
+    evaluate(folder, "first", npz=folder / "first.npz")
+    return folder
 
 
-def test_judging_in_batches_changes_nothing():
-    torch.manual_seed(0)
-    model = Classifier(1, (8, 8), 10).eval()
-    x = torch.randn(30, 1, 8, 8)
-    seen, found = judge(model, x, batch_size=7)
-    torch.testing.assert_close(found, judge(model, x)[1])
-    assert torch.equal(seen, model(x).argmax(-1))
+def evaluate(home, name, judging=DIGITS, *, model="model", npz=None, **sampling):
+    """Evaluate into a folder of that name, the classifier being there."""
+    (home / name).mkdir(exist_ok=True)
+    shutil.copy(home / KEPT, home / name)
+    return evaluate_command(
+        str(home / model), Sampling(**FEW | sampling), judging, out=home / name, npz=npz, device="cpu"
+    )
+
+
+def contents(folder):
+    """All files of a run, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / RESULTS).read_text().splitlines()]
+
+
+def test_a_result_says_how_it_was_made(home):
+    (result,) = lines(home / "first")
+    assert set(result["figures"]) == {
+        "frechet", "kernel_distance", "kernel_distance_deviation", "precision", "recall", "agreement",
+        "agreement_of_real",
+    }  # fmt: skip
+    assert all(np.isfinite(value) for value in result["figures"].values()) and not result["left_out"]
+    assert result["figures"]["agreement_of_real"] > 0.8 > result["figures"]["agreement"]
+    assert result["samples"] == {
+        "count": 140, "sampler": "ddim", "steps": 2, "cfg_scale": 1.5, "cfg_channels": None, "cfg_interval": None,
+        "seed": 0, "batch_size": 30, "precision": "float32",
+    }  # fmt: skip
+    checkpoint = result["checkpoint"]
+    assert (checkpoint["weights"], checkpoint["ema_decay"], checkpoint["codec"]) == ("ema", 0.998, "pixels")
+    assert result["reference"] == {"data": "digits", "split": "test", "size": None, "pictures": 299}
+    assert result["features"]["network"] == "small"
+    assert {"torch", "python"} < result["versions"].keys() and {"commit", "dit_lab"} & result["versions"].keys()
+
+
+def test_the_npz_is_adms_with_the_classes_in_turn_and_grey_repeated(home):
+    with np.load(home / "first.npz", allow_pickle=False) as file:
+        pixels, labels = file["arr_0"], file["arr_1"]
+    assert pixels.shape == (140, 8, 8, 3) and pixels.dtype == np.uint8 and pixels.std() > 1
+    assert np.array_equal(labels, np.arange(140) % 10)
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_asked_again_the_samples_are_judged_but_not_drawn_again(home, monkeypatch):
+    shutil.copytree(home / "first", home / "again")
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: pytest.fail("something was drawn"))
+    evaluate(home, "again")
+    first, second = lines(home / "again")
+    assert first == second
+
+
+def in_process(home, name, rank, of, port, die_at):
+    """In a new process: evaluate as one of several, killed at its `die_at`-th file."""
+    torch.set_num_threads(1)
+    if of > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(of), LOCAL_WORLD_SIZE=str(of))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    if die_at is not None:
+        replace, left = os.replace, iter(range(die_at - 1, -1, -1))
+        os.replace = lambda *paths: replace(*paths) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
+    evaluate(home, name)
+
+
+def run_all(home, name, of=1, die_at=None):
+    """Exit codes of the processes of one evaluation."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [processes.Process(target=in_process, args=(home, name, n, of, port, die_at)) for n in range(of)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=600)
+    return [process.exitcode for process in started]
+
+
+def test_killed_while_it_writes_it_goes_on_to_the_same_bytes(home):
+    assert run_all(home, "killed", die_at=4) == [-signal.SIGKILL]  # settings, two batches, and within the third
+    assert len(list((home / "killed").glob("batch-*.npz"))) == 2 and list((home / "killed").glob(".*.partial"))
+    evaluate(home, "killed")
+    assert contents(home / "killed") == contents(home / "first")
+
+
+def test_two_processes_make_the_same_bytes_as_one(home):
+    assert run_all(home, "shared", of=2) == [0, 0]
+    assert contents(home / "shared") == contents(home / "first")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (dict(steps=3), r"steps 2 \(now 3\)"),
+        (dict(seed=1, count=130), r"count 140 \(now 130\), seed 0 \(now 1\)"),
+        (dict(cfg_interval=(100, 500)), r"cfg_interval None \(now \[100, 500\]\)"),
+    ],
+)
+def test_other_arguments_in_the_same_folder_are_refused_with_what_differs(home, changed, told):
+    before = contents(home / "first")
+    with pytest.raises(ValueError, match=f"has samples of {told}; give --out another folder"):
+        evaluate(home, "first", **changed)
+    assert contents(home / "first") == before
+
+
+def test_other_weights_at_the_same_place_are_other_samples(home):
+    for name in "model", "first":
+        shutil.copytree(home / name, home / "retrained" / name)
+    shutil.copy(home / KEPT, home / "retrained")
+    model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2)
+    model.out.bias.data += 0.1
+    save(home / "retrained" / "model", model, codec_hint="pixels")
+    with pytest.raises(ValueError, match="crc32"):
+        evaluate(home / "retrained", "first")
+
+
+def test_samples_compared_with_themselves_are_perfect(home):
+    shutil.copytree(home / "first", home / "itself")
+    figures = evaluate(home, "itself", Judging(data="digits", reference=home / "first.npz"))["figures"]
+    assert abs(figures["frechet"]) < 1e-6 and figures["precision"] == figures["recall"] == 1
+    assert "agreement_of_real" not in figures
+
+
+def test_a_reference_of_statistics_alone_gives_the_distance_to_them_and_says_what_is_left_out(home):
+    np.savez(home / "statistics.npz", mu=np.zeros(128), sigma=np.eye(128))
+    shutil.copytree(home / "first", home / "statistics")
+    result = evaluate(home, "statistics", Judging(data="digits", reference=home / "statistics.npz"))
+    assert result["figures"].keys() == {"frechet", "agreement"}
+    assert set(result["left_out"]) == {"kernel_distance", "precision and recall"}
+    assert result["reference"] == {"file": "statistics.npz", "pictures": None}
+
+
+def test_too_few_pictures_for_a_covariance_leave_the_distance_out_with_the_reason(home, capsys):
+    result = evaluate(home, "few", count=128)
+    assert "frechet" not in result["figures"] and "kernel_distance" in result["figures"]
+    assert "128 pictures are too few, it takes 129" in result["left_out"]["frechet"]
+    assert "singular" in capsys.readouterr().out
+
+
+def test_inceptions_figures_have_their_published_names_and_the_inception_score():
+    """On a stand-in that only claims to be Inception, with two features: a picture's mean and its first pixel."""
+    look = lambda pixels: Seen(*[torch.stack([pixels.float().mean((1, 2, 3)), pixels[:, 0, 0, 0].float()], 1)] * 2)
+    network = Network(look, 2, {"network": "inception"})
+    random = np.random.default_rng(0)
+    real, drawn = (random.integers(0, 256, (n, 3, 4, 4)).astype(np.uint8) for n in (50, 40))
+    seen = network.see([drawn], 40, "samples")
+    figures, left_out = measure(network, seen, np.zeros(40), Reference(real, None, None, {}), 16, 0)
+    assert {"fid", "kid", "kid_deviation", "precision", "recall", "inception_score"} < figures.keys()
+    assert "agreement" not in figures and not left_out
+
+
+@pytest.mark.parametrize(
+    ("judging", "told"),
+    [
+        (Judging(), "say with --data"),
+        (Judging(data="digits", size=12), "makes pictures of 8 x 8, the data's are 12 x 12; say with --size"),
+        (Judging(data="digits", split="nosuch"), "no split 'nosuch'"),
+        (Judging(data="digits", features="inception", inception=Path("nosuch.pth")), "nosuch.pth: fetch https"),
+        (Judging(data="digits", reference=Path("nosuch.npz")), "there is no file nosuch.npz"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_is_drawn(home, monkeypatch, tmp_path, judging, told):
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: pytest.fail("something was drawn"))
+    with pytest.raises(ValueError, match=told):
+        evaluate_command(str(home / "model"), Sampling(**FEW), judging, out=tmp_path / "out", device="cpu")
+    assert not list(tmp_path.rglob("batch-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "codec", "sampling", "told"),
+    [
+        (dict(num_classes=3), "pixels", {}, "the model has 3 classes, the data 10"),
+        (dict(num_classes=0), "pixels", {}, "has no classes, so it cannot be guided"),
+        ({}, None, {}, "not a preview of latents. No VAE"),
+        ({}, "pixels", dict(cfg_channels=5), "cfg_channels must be"),
+        ({}, "pixels", dict(steps=5000), "steps"),
+    ],
+)
+def test_models_and_samplings_that_do_not_fit_are_refused(tmp_path, changes, codec, sampling, told):
+    shape = dict(in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2) | changes
+    save(tmp_path / "model", stirred("DiT-nano/4", **shape), codec_hint=codec)
+    with pytest.raises(ValueError, match=told):
+        evaluate_command(str(tmp_path / "model"), Sampling(**FEW | sampling), DIGITS, out=tmp_path / "out")
+
+
+def test_a_model_without_classes_is_evaluated_without_guidance_and_agreement(home):
+    model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=0, depth=1, dim=16, heads=2)
+    save(home / "classless", model, codec_hint="pixels")
+    result = evaluate(home, "unlabelled", model="classless", cfg_scale=1.0)
+    assert "frechet" in result["figures"] and "agreement" not in result["figures"]
+
+
+def test_a_model_that_makes_nan_is_told_and_no_batch_is_kept(home, monkeypatch):
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: torch.full((30, 1, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="batch 0 holds NaN or Inf"):
+        evaluate(home, "nan")
+    assert not list((home / "nan").glob("batch-*"))
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_out_of_memory_says_which_knob_to_turn(error):
+    with pytest.raises(ValueError, match="give a --batch-size below 100"), told_which_knob(100):
+        raise error
+    with pytest.raises(RuntimeError, match="another"), told_which_knob(100):
+        raise RuntimeError("another")
+
+
+def test_a_line_is_added_whole_also_after_one_that_was_cut_off(tmp_path):
+    path = tmp_path / RESULTS
+    append(path, {"first": 1})
+    path.write_text(path.read_text() + '{"cut')
+    append(path, {"second": 2})
+    assert path.read_text().splitlines() == ['{"first": 1}', '{"cut', '{"second": 2}']
+
+
+class Trap:
+    """Unpickled, it leaves a trace."""
+
+    def __reduce__(self):
+        return open, ("trace", "w")
+
+
+def test_npz_files_that_are_none_are_refused_in_one_sentence_and_nothing_in_them_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    np.savez("pickled.npz", arr_0=np.array([Trap()], dtype=object))
+    np.save("single.npy", pictures)
+    np.savez("floats.npz", arr_0=pictures / 255)
+    np.savez("grey.npz", arr_0=pictures[..., 0])
+    np.savez("names.npz", pictures=pictures)
+    np.savez("mu.npz", mu=np.zeros(3), sigma=np.eye(2))
+    np.savez("nan.npz", mu=np.zeros(2), sigma=np.eye(2) * np.nan)
+    np.savez("whole.npz", arr_0=pictures)
+    whole = Path("whole.npz").read_bytes()
+    Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    Path("text.npz").write_text("no zip")
+    told = {
+        "pickled.npz": "no readable", "single.npy": "single array", "floats.npz": "uint8 of n x h x w x 3, not float64",
+        "grey.npz": "uint8 of 2 x 4 x 4", "names.npz": "neither pictures", "mu.npz": "a covariance of d x d",
+        "nan.npz": "NaN or Inf", "cut.npz": "no readable", "text.npz": "no readable", "nosuch.npz": "no file",
+    }  # fmt: skip
+    for name, sentence in told.items():
+        with pytest.raises(ValueError, match=sentence) as error:
+            adm.read(name)
+        assert "\n" not in str(error.value) and name in str(error.value)
+    assert not os.path.exists("trace")
+    assert np.array_equal(adm.read("whole.npz")["arr_0"], pictures)
+
+
+def test_the_command_prints_the_figures_and_refuses_in_one_sentence(home, command):
+    shutil.copytree(home / "first", home / "printed")
+    same = ["--count", 140, "--batch-size", 30, "--steps", 2, "--cfg-scale", 1.5, "--device", "cpu"]
+    code, said, _ = command("evaluate", home / "model", "--data", "digits", *same, "--out", home / "printed")
+    assert code == 0 and "frechet" in said and "count 140" in said and str(home / "printed") in said
+    code, _, complaint = command("evaluate", home / "model", *same, "--out", home / "printed")
+    assert code == 2 and complaint.count("\n") == 1 and "--data" in complaint
+    code, _, complaint = command("evaluate", home / "model", "--data", "digits", "--features", "clip")
+    assert code == 2 and "clip" in complaint

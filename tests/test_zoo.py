@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 import dit_lab
-from dit_lab.evaluate import judge
+from dit_lab.features import judge
 from dit_lab.zoo.check import agreement, check, classifier_for, draw, everything
 
 ZOO = Path(dit_lab.__file__).parent / "zoo"

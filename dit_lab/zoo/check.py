@@ -11,9 +11,11 @@ import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data
-from dit_lab.evaluate import agreement, classifier_for, draw, everything, frechet_distance, judge
+from dit_lab.features import KEPT, classifier_for, everything, judge, opened, shipped
 from dit_lab.files import write_json
+from dit_lab.metrics import agreement, frechet_distance
 from dit_lab.program import run
+from dit_lab.samples import draw
 
 
 def check(
@@ -38,14 +40,15 @@ def check(
         distance_samples: Samples for the Fréchet distance (0: skip it).
         distance_cfg_scale: Guidance of those.
         steps: DDIM steps of both.
-        out: Where figures.json and classifier.safetensors go (default: the checkpoint's folder in the zoo).
+        out: Where figures.json goes, and a classifier where none ships (default: the checkpoint's folder in the zoo).
     """
     loaded = load(name)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
     size = loaded.config.size[0]
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
-    classifier = classifier_for(train, out / "classifier.safetensors")
+    judges = shipped(test, "test")
+    classifier = opened(judges, test) if judges else classifier_for(train, out / KEPT)
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
     settings = {"sampler": "ddim", "steps": steps}

@@ -1,8 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Without what it asks for: torchvision, which nothing here needs and which comes for every torch in another build.
+INCEPTION := 'torch-fidelity>=0.4'
 
-.PHONY: app test lint notebooks clean
+.PHONY: app test lint notebooks inception clean
 
 app: $(VENV)/.installed  ## Open the app on the checkpoint that ships with the project
 	$(RUN) app.py $(ARGS)
@@ -24,7 +26,11 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(RUN) -m pip install --quiet -r requirements-dev.txt
+	$(RUN) -m pip install --quiet --no-deps $(INCEPTION)
 	touch $@
+
+inception: $(VENV)/.installed  ## Add the network that FID is measured with (its weights are fetched by hand, see README)
+	$(RUN) -m pip install --quiet --no-deps $(INCEPTION)
 
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache build *.egg-info

@@ -12,6 +12,8 @@ from dit_lab.program import run, stop
 COMMANDS = {
     "train": ("dit_lab.run", "train_command", "train a DiT on pictures, or resume a run"),
     "sample": ("dit_lab.draw", "sample_command", "draw pictures with a checkpoint"),
+    "evaluate": ("dit_lab.evaluate", "evaluate_command", "measure how far a checkpoint's pictures are from real ones"),
+    "encode": ("dit_lab.encode", "encode_command", "encode pictures by a VAE, for training on latents"),
     "convert": ("dit_lab.convert", "convert_command", "convert a checkpoint between formats"),
     "count": ("dit_lab.count", "count_command", "count parameters and multiply-accumulates, part by part"),
 }

@@ -12,45 +12,62 @@ from dit_lab.checkpoints import save
 from dit_lab.checkpoints.own import TENSORS
 from dit_lab.checkpoints.places import STATE
 from dit_lab.files import atomic
+from dit_lab.parallel import bare, processes
 from dit_lab.state import TrainState
 
 LOG = "log.jsonl"
 
 
-def open_folder(out: Path, state: TrainState, run: dict, resume: bool) -> None:
+def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None) -> None:
     """Restore `state` from the folder (`resume`), or make sure that a fresh run overwrites nothing.
 
-    What a killed run half wrote is cleared away. Raises ValueError, in one sentence, on a folder that does not fit.
+    What a killed run half wrote is cleared away. `defaults` are those of `TrainState.restore`. Raises ValueError, in
+    one sentence, on a folder that does not fit.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give the run a folder")
     if resume:
         if not (out / STATE).is_file():
             raise ValueError(f"there is nothing to resume in {out}: it has no {STATE}")
-        state.restore(out / STATE, run)
+        state.restore(out / STATE, run, defaults)
     elif held := next((name for name in (STATE, TENSORS) if (out / name).exists()), None):
         raise ValueError(f"{out} already holds a run ({held}); continue it with --resume or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(".*.partial"):
-        leftover.unlink()
-    trim(out / LOG, state.step)
+    processes().wait_for_everyone()  # until all have seen what was there
+    if processes().is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        for leftover in out.rglob(".*.partial"):
+            leftover.unlink()
+        trim(out / LOG, state.step)
+    processes().wait_for_everyone()
 
 
-def checkpoint(out: Path, state: TrainState, run: dict, labels: list[str]) -> None:
-    """Write the averaged model as a checkpoint, then the state to resume from, each file whole or not at all."""
-    save(out, state.ema, labels=labels, codec_hint="pixels", extra={"trained_steps": state.step})
+def checkpoint(out: Path, state: TrainState, run: dict, images) -> None:
+    """Write the averaged model as a checkpoint, then the state to resume from, each file whole or not at all.
+
+    Further averages are checkpoints in folders of their own, `ema-0.999`.
+    """
+    model, main = bare(state.model), next(iter(state.averages))
+    for decay in state.averages:
+        tensors = state.weights(decay)
+        if processes().is_main_process:
+            extra = {"trained_steps": state.step, "ema_decay": decay}
+            folder = out if decay == main else out / f"ema-{decay:g}"
+            save(folder, model, labels=images.names, codec_hint=images.codec, extra=extra, tensors=tensors)
     state.save(out / STATE, run)
 
 
-def log(out: Path, state: TrainState) -> None:
-    """Add the mean figures of the steps since the last line as one JSON line, and start the next."""
+def log(out: Path, state: TrainState) -> dict[str, float]:
+    """Add the mean figures of the steps since the last line as one JSON line, and start the next. Returns them."""
     names = state.recent[0]
     means = {name: round(sum(step[name] for step in state.recent) / len(state.recent), 6) for name in names}
+    state.recent = []
+    if not processes().is_main_process:
+        return means
     with open(out / LOG, "a") as file:
         file.write(json.dumps({"step": state.step, **means}) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    state.recent = []
+    return means
 
 
 def trim(path: Path, step: int) -> None:

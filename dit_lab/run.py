@@ -3,86 +3,131 @@
 import signal
 import sys
 from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 import tyro
+from torch import nn
 from tqdm.auto import tqdm
 
 from dit_lab.blocks import BLOCKS
+from dit_lab.checkpoints import load
 from dit_lab.data import open_data
-from dit_lab.diffusion import PREDICTIONS, SCHEDULES
+from dit_lab.fine_tune import adapted
+from dit_lab.objectives import PROCESSES, objective
+from dit_lab.parallel import anywhere, processes
 from dit_lab.presets import PRESETS, build
+from dit_lab.process import PREDICTIONS
+from dit_lab.program import stop
 from dit_lab.train import NonFiniteLoss, TrainOptions, train
+
+OUT_OF_MEMORY = "out of memory", "not enough memory", "can't allocate memory"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What is trained: a preset with changes, or a checkpoint that is gone on from."""
+
+    preset: Literal[tuple(PRESETS)] | None = None
+    """Size and patch of the model (default: DiT-tiny/4)."""
+    block: Literal[tuple(BLOCKS)] | None = None
+    """How conditioning enters (default: adaln_zero)."""
+    dim: int | None = None
+    """Width of the tokens, instead of the preset's."""
+    depth: int | None = None
+    """Number of blocks, instead of the preset's."""
+    heads: int | None = None
+    """Attention heads, instead of the preset's."""
+    schedule: Literal[tuple(PROCESSES)] | None = None
+    """The way from picture to noise: a diffusion (linear, the default, or cosine), or flow for flow matching."""
+    prediction: Literal[tuple(PREDICTIONS)] | None = None
+    """What the network predicts (default: eps; in flow matching the velocity)."""
+    learned_variance: bool | None = None
+    """Whether the network also predicts each step's variance (default: yes; in flow matching there is none)."""
+    init: str | None = None
+    """Fine-tune: begin with the weights of this checkpoint, a zoo name, a path or a hub id, which brings its model."""
+
+    def model(self, images) -> nn.Module:
+        """The model for a data set, on the CPU. Raises ValueError on what does not go together."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.init is None:
+            trained_for = [given.pop(name, None) for name in ("schedule", "prediction", "learned_variance")]
+            channels, *side = images.shape
+            return build(
+                given.pop("preset", "DiT-tiny/4"), in_channels=channels, input_size=tuple(side),
+                num_classes=len(images.names), **objective(*trained_for), **given,
+            )  # fmt: skip
+        del given["init"]
+        if given:
+            raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, given))}")
+        model, changes = adapted(load(self.init), images)
+        for change in changes:
+            print(f"dit_lab: {change}", file=sys.stderr)
+        return model
+
+
+def flag(name: str) -> str:
+    """An option as the command line spells it."""
+    return "--" + name.replace("_", "-")
 
 
 def train_command(
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = TrainOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions(),  # noqa: B008
     *,
     out: Path,
-    preset: Literal[tuple(PRESETS)] = "DiT-tiny/4",
-    block: Literal[tuple(BLOCKS)] = "adaln_zero",
-    dim: int | None = None,
-    depth: int | None = None,
-    heads: int | None = None,
     data: str = "digits",
     split: str = "train",
     size: int | None = None,
     labelled: bool = True,
-    prediction: Literal[tuple(PREDICTIONS)] = "eps",
-    schedule: Literal[tuple(SCHEDULES)] = "linear",
-    learned_variance: bool = True,
     device: str = "auto",
     resume: bool = False,
 ) -> None:
     """Train a DiT on labelled pictures. Ctrl-C (or SIGTERM) saves and stops; --resume continues, on a CPU bit by bit.
 
-    Exit codes: 0 done, 1 the loss turned NaN, 2 bad input, 130 stopped by Ctrl-C and 143 by SIGTERM, both saved.
+    Several GPUs or machines: accelerate launch -m dit_lab.train with the same options.
+    Exit codes: 0 done, 1 the loss turned NaN or memory ran out, 2 bad input, 130 stopped by Ctrl-C and 143 by SIGTERM,
+    both saved.
 
     Args:
         options: The run.
+        model: What is trained.
         out: Folder for the checkpoint, the state to resume from, and the loss log (log.jsonl).
-        preset: Size and patch of the model.
-        block: How conditioning enters.
-        dim: Width of the tokens, instead of the preset's.
-        depth: Number of blocks, instead of the preset's.
-        heads: Attention heads, instead of the preset's.
-        data: `digits`, a hub id such as ylecun/mnist, or a local folder of parquet files or pictures.
+        data: `digits`, a hub id such as ylecun/mnist, a local folder of parquet files or pictures, or one of latents.
         split: Which part of the data to train on.
         size: Crop pictures to their middle square and resize it to this side (default: as they are).
         labelled: Train with the data's classes; without, the model is unconditional.
-        prediction: What the network predicts.
-        schedule: The noise schedule.
-        learned_variance: Whether the network also predicts the variance of each step.
         device: cpu, cuda, mps, or auto.
         resume: Continue the run in `out`.
     """
-    device = pick_device(device)
-    images = open_data(data, split=split, size=size, labelled=labelled)
+    crew = processes()
+    device = pick_device(device) if crew.num_processes == 1 else crew.device
+    with crew.main_process_first():  # the others then find what it has put into the cache
+        images = open_data(data, split=split, size=size, labelled=labelled)
     torch.manual_seed(options.seed)
-    channels, *side = images.shape
-    shape = {name: value for name, value in dict(dim=dim, depth=depth, heads=heads).items() if value is not None}
-    model = build(
-        preset, block=block, in_channels=channels, input_size=tuple(side), num_classes=len(images.names),
-        prediction=prediction, schedule=schedule, learned_variance=learned_variance, **shape,
-    )  # fmt: skip
-    steps = train(model.to(device), images, options, out=out, resume=resume)
     try:
+        steps = train(model.model(images).to(device), images, options, out=out, resume=resume)
         stopped = follow(steps, options.steps)
     except NonFiniteLoss as error:
-        print(f"dit_lab: {error}", file=sys.stderr)
-        sys.exit(1)
+        stop(str(error), 1)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+            raise
+        stop("out of memory; take more passes (--accumulate), --checkpointing, --precision bf16 or a smaller model", 1)
     if stopped:
-        print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
+        if crew.is_main_process:
+            print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
         sys.exit(128 + stopped)
 
 
 def follow(steps, total: int) -> int | None:
     """Drive a training generator under a bar; returns the signal that stopped it, None where it came to its end."""
     # A log file gets a line twice a minute, a terminal twice a second.
-    interval = 0.5 if sys.stderr.isatty() else 30
-    with closing(steps), stop_flag() as stopped, tqdm(total=total, unit="step", mininterval=interval) as bar:
+    interval, quiet = 0.5 if sys.stderr.isatty() else 30, not processes().is_main_process
+    bar = tqdm(total=total, unit="step", mininterval=interval, disable=quiet)
+    with closing(steps), stop_flag() as stopped, bar:
         for step in steps:
             rates = f"{step.images_per_second:.0f} images/s"
             losses = f"loss {step.loss:.4f}, mse {step.mse:.4f}, vb {step.vb:.5f}"
@@ -90,9 +135,9 @@ def follow(steps, total: int) -> int | None:
             if bar.n == 0:
                 bar.initial = bar.n = step.step - 1
             bar.update()
-            if stopped and step.step < total:
-                return stopped[0]
-        if bar.n == 0:
+            if anywhere(bool(stopped)) and step.step < total:
+                return stopped[0] if stopped else signal.SIGTERM
+        if bar.n == 0 and not quiet:
             bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)
 
 

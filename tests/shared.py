@@ -1,6 +1,8 @@
 """What several test files build or start: a model with no closed gate, and work in a process of its own."""
 
 import multiprocessing
+import os
+import socket
 
 import torch
 
@@ -64,3 +66,30 @@ def in_child(function, *arguments):
 def answer(there, function, arguments):
     torch.set_num_threads(1)  # so that it may fork on
     there.send(function(*arguments))
+
+
+def launch(count: int, function, *arguments) -> list:
+    """What a function returns in each of `count` processes that a launcher would have started together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes, started = [processes.Pipe() for _ in range(count)], []
+    for rank, (_, there) in enumerate(pipes):
+        process = processes.Process(target=member, args=(there, rank, count, port, function, arguments))
+        process.start()
+        there.close()
+        started.append(process)
+    try:
+        return [here.recv() for here, _ in pipes]
+    finally:
+        for process in started:
+            process.join()
+
+
+def member(there, rank, count, port, function, arguments):
+    """One of several processes: what torchrun sets, then the function."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    os.environ |= {name: str(value) for name, value in (address | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+    answer(there, function, arguments)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -19,22 +19,26 @@ conv_mlp
 blocks
 dit udit
 presets
-diffusion
+process
+diffusion flow solvers
+objectives
 sampling geometry
 checkpoints
 pictures codecs
-convert
-data
-state folder
+convert latents
+data fine_tune
+parallel options
+batches state
+folder preview
 train
 trace trajectory trajectory_file
-count evaluate spectrum
+count adm features inception metrics judging samples spectrum
 plots
 widgets
 dit_lab
-zoo
 ui
 run draw
+encode evaluate zoo
 bench ladder
 cli
 __main__
@@ -53,16 +57,23 @@ KNOWS = {
     "geometry.py": set(),
     "dit.py": {"dit_lab.layers", "dit_lab.config", "dit_lab.blocks.base"},
     "udit.py": {"dit_lab.layers", "dit_lab.config", "dit_lab.grid_layers", "dit_lab.conv_mlp", "dit_lab.blocks.base"},
-    "diffusion.py": set(),
-    "sampling.py": {"dit_lab.diffusion"},
+    "process.py": set(),
+    "diffusion.py": {"dit_lab.process"},
+    "flow.py": {"dit_lab.process"},
+    "solvers.py": set(),
+    "objectives.py": {"dit_lab.process", "dit_lab.diffusion", "dit_lab.flow"},
+    "sampling.py": {"dit_lab.process", "dit_lab.diffusion", "dit_lab.objectives", "dit_lab.solvers"},
 }
 A_BLOCK_KNOWS = {"dit_lab.layers", "dit_lab.blocks.base"}
 MODELS = ("layers", "config", "grid_layers", "conv_mlp", "blocks", "dit", "udit")
 MODEL_ROOMS = {*MODELS, "presets"}
 
-PAPER = ("layers", "blocks", "dit", "diffusion", "sampling")
+PAPER = ("layers", "blocks", "dit", "process", "diffusion", "sampling")
 CORE = (
     *PAPER,
+    "flow",
+    "solvers",
+    "objectives",
     "config",
     "grid_layers",
     "conv_mlp",
@@ -70,6 +81,10 @@ CORE = (
     "geometry",
     "presets",
     "train",
+    "options",
+    "batches",
+    "parallel",
+    "preview",
     "state",
     "folder",
     "checkpoints",
@@ -215,8 +230,8 @@ def test_no_file_is_longer_than_280_lines(path):
 
 
 def test_the_papers_core_can_be_read_in_one_sitting():
-    """About 900 lines together; the slack is for a file that is being edited."""
-    assert sum(map(lines_of, files_of(*PAPER))) <= 920
+    """About 900 lines together, and what a process is to both diffusions and flows, which is one file beside them."""
+    assert sum(map(lines_of, files_of(*PAPER))) <= 1000
 
 
 def lines_of(path: Path) -> int:

@@ -7,12 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dit_lab.batches import draw, order
+from dit_lab.checkpoints import load
 from dit_lab.data import Images, open_data
 from dit_lab.diffusion import Diffusion
 from dit_lab.presets import build
+from dit_lab.run import ModelOptions, train_command
+from dit_lab.sampling import generate
 from dit_lab.state import TrainState
-from dit_lab.train import NonFiniteLoss, TrainOptions, draw, order, train, uses_bf16
+from dit_lab.train import NonFiniteLoss, TrainOptions, train, uses_bf16
 
 QUICK = TrainOptions(steps=3, batch_size=4)
 
@@ -60,32 +66,32 @@ def test_the_optimiser_is_the_papers(digits):
 
 def test_the_average_follows_its_closed_form(digits):
     model = tiny()
-    state = TrainState.fresh(model, 1e-3)
-    expected = copy.deepcopy(model.out.weight.detach())
-    for step in range(1, 4):
+    state = TrainState.fresh(model, 1e-3, (0.9999, 0.5))
+    expected = [copy.deepcopy(model.out.weight.detach())] * 2
+    for step in range(1, 20):
         with torch.no_grad():
             model.out.weight.add_(1.0)
         state.step = step
-        state.average(0.9999)
-        decay = (1 + step) / (10 + step)
-        expected = decay * expected + (1 - decay) * model.out.weight.detach()
-    torch.testing.assert_close(state.ema.out.weight, expected)
+        state.average()
+        ramp = (1 + step) / (10 + step)
+        for place, decay in enumerate((0.9999, 0.5)):
+            weight = min(decay, ramp)
+            expected[place] = weight * expected[place] + (1 - weight) * model.out.weight.detach()
+    for decay, wanted in zip((0.9999, 0.5), expected, strict=True):
+        torch.testing.assert_close(state.averages[decay]["out.weight"], wanted)
+    torch.testing.assert_close(state.averaged().out.weight, expected[0])
 
 
 def test_labels_are_dropped_at_the_asked_rate(digits):
-    model, diffusion = tiny(), Diffusion.named()
     for rate in 0.0, 0.1, 1.0:
-        options = TrainOptions(batch_size=4000, label_dropout=rate)
-        _, _, y, _ = draw(digits, TrainState.fresh(model, 1e-4), diffusion, options)
+        _, _, y, _ = draw(digits, 0, Diffusion.named(), TrainOptions(batch_size=4000, label_dropout=rate))
         assert (y == 10).float().mean() == pytest.approx(rate, abs=0.02)
 
 
 def test_half_of_the_pictures_are_mirrored_only_when_asked(digits):
-    state, diffusion = TrainState.fresh(tiny(), 1e-4), Diffusion.named()
-    plain, *rest = draw(digits, state, diffusion, QUICK)
-    options = replace(QUICK, mirror=True, batch_size=400)
-    plain = draw(digits, state, diffusion, replace(options, mirror=False))[0]
-    mirrored = draw(digits, state, diffusion, options)[0]
+    diffusion, options = Diffusion.named(), replace(QUICK, mirror=True, batch_size=400)
+    plain = draw(digits, 0, diffusion, replace(options, mirror=False))[0]
+    mirrored = draw(digits, 0, diffusion, options)[0]
     flipped = (mirrored != plain).flatten(1).any(1)
     assert torch.equal(mirrored[flipped], plain[flipped].flip(-1)) and 0.4 < flipped.float().mean() < 0.6
 
@@ -124,8 +130,8 @@ def test_a_loss_that_turns_nan_names_the_step_and_leaves_the_weights(digits, tmp
     class Poisoned(Images):
         """Digits whose fourth batch is not a number."""
 
-        def batch(self, indices):
-            x0, y = super().batch(indices)
+        def batch(self, *asked):
+            x0, y = super().batch(*asked)
             batches.append(1)
             return (x0 * math.nan if len(batches) == 4 else x0), y
 
@@ -164,8 +170,80 @@ def test_a_model_that_does_not_fit_the_images_is_refused(change, told, digits):
     ("name", "value"),
     [("steps", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("warmup", -1), ("ema_decay", 1.5)]
     + [("label_dropout", -0.1), ("clip", 0.0), ("seed", -1), ("seed", 2**64), ("save_every", 0), ("steps", 2.5)]
-    + [("precision", "bf61")],
+    + [("precision", "bf61"), ("times", "late"), ("min_snr", 0.0), ("accumulate", 0), ("ema_decay", ())],
 )
 def test_an_impossible_option_is_one_sentence(name, value):
     with pytest.raises(ValueError, match=f"{name} must be .*, not {value}"):
         TrainOptions(**{name: value})
+
+
+def test_a_grid_of_samples_is_drawn_from_the_average_now_and_then(digits, tmp_path):
+    options = replace(QUICK, steps=4, sample_every=2, tensorboard=True, save_every=4)
+    model = tiny()
+    assert len(list(train(model, digits, options, out=tmp_path))) == 4
+    grids = sorted((tmp_path / "samples").iterdir())
+    assert [grid.name for grid in grids] == ["step-0000002.png", "step-0000004.png"]
+    assert [Image.open(grid).size for grid in grids] == [(32, 32)] * 2
+    assert torch.equal(model.out.weight, load(tmp_path, weights="model").model.out.weight)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert {"loss", "mse", "vb", "gradient_norm", "images_per_second"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("samples")] == [2, 4]
+    shown = load(tmp_path).model  # the first average, as it was at the end
+    expected = generate(shown, [number % 10 for number in range(16)], steps=25, cfg_scale=2.0)
+    pixels = np.asarray(Image.open(grids[-1]).convert("L"), dtype=np.float32).reshape(4, 8, 4, 8).transpose(0, 2, 1, 3)
+    ours = ((expected.clamp(-1, 1) + 1) * 127.5).numpy().reshape(16, 8, 8)
+    assert np.abs(pixels.reshape(16, 8, 8) - ours).max() <= 1
+
+
+def test_drawing_samples_changes_no_bit_of_the_training(digits, tmp_path):
+    plain, watched = tiny(), tiny()
+    list(train(plain, digits, replace(QUICK, steps=4)))
+    list(train(watched, digits, replace(QUICK, steps=4, sample_every=1), out=tmp_path))
+    assert all(torch.equal(*pair) for pair in zip(plain.parameters(), watched.parameters(), strict=True))
+
+
+def test_several_averages_are_several_checkpoints(digits, tmp_path):
+    list(train(tiny(), digits, replace(QUICK, ema_decay=(0.9, 0.0)), out=tmp_path))
+    slow, last = load(tmp_path).model, load(tmp_path / "ema-0").model
+    assert not torch.equal(slow.out.weight, last.out.weight)
+    assert torch.equal(last.out.weight, load(tmp_path, weights="model").model.out.weight)
+
+
+def test_recomputing_leaves_the_model_as_it_was(digits):
+    model, plain = tiny(depth=2), tiny(depth=2)
+    list(train(model, digits, replace(QUICK, checkpointing=True)))
+    list(train(plain, digits, QUICK))
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), plain.parameters(), strict=True))
+    assert all("forward" not in vars(block) for block in model.blocks)
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+def test_flow_matching_trains(times, digits):
+    model = tiny(schedule="flow", prediction="velocity", learned_variance=False)
+    options = TrainOptions(steps=150, batch_size=32, lr=2e-3, times=times, min_snr=5.0)
+    losses = [step.loss for step in train(model, digits, options)]
+    assert np.mean(losses[-20:]) < 0.75 * np.mean(losses[:5])
+
+
+def test_what_does_not_go_together_is_refused_before_any_work(digits, tmp_path):
+    with pytest.raises(ValueError, match="are for flow matching"):
+        train(tiny(), digits, replace(QUICK, times="logit_normal"), out=tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot be shared by 1 processes in 3 passes"):
+        train(tiny(), digits, replace(QUICK, accumulate=3), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_names_the_knobs(monkeypatch, tmp_path, capsys):
+    class Full(Images):
+        """Digits that do not fit: what torch says on a CPU."""
+
+        def batch(self, *asked):
+            torch.empty(2**60)
+
+    digits = open_data("digits")
+    monkeypatch.setattr("dit_lab.run.open_data", lambda *_, **__: Full(digits.pixels, digits.labels, digits.names))
+    with pytest.raises(SystemExit) as left:
+        train_command(replace(QUICK), ModelOptions(preset="DiT-nano/8"), out=tmp_path / "run")
+    assert left.value.code == 1
+    assert "out of memory; take more passes (--accumulate), --checkpointing" in capsys.readouterr().err

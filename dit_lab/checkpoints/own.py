@@ -14,17 +14,18 @@ VERSION = 1
 TENSORS, JSON = "model.safetensors", "config.json"
 
 
-def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None) -> Path:
+def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None, tensors=None) -> Path:
     """Write a model to the folder `path`: both files appear whole or not at all. Returns the folder.
 
     `labels` are class names, `codec_hint` says what the channels are ("pixels", or a VAE's hub id or folder), `dtype`
-    casts floating-point tensors (torch.float16 halves the file), `extra` joins the JSON (a recipe, figures).
+    casts floating-point tensors (torch.float16 halves the file), `extra` joins the JSON (a recipe, figures). `tensors`
+    take the place of the model's own, such as an average of its weights.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     about = json_of(model.config, labels, codec_hint) | (extra or {})
     with atomic(folder / TENSORS) as partial:
-        store(partial, cast(model.state_dict(), dtype), about)
+        store(partial, cast(tensors or model.state_dict(), dtype), about)
         # The tensors' file says all that config.json does: killed from here on, what is there is still one checkpoint.
         (folder / JSON).unlink(missing_ok=True)
     write_json(folder / JSON, about)

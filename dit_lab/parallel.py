@@ -1,0 +1,96 @@
+"""One process or many: accelerate launches and joins them, torch replicates the model (DDP) or shards it (FSDP).
+
+`accelerate launch --num_processes 2 -m dit_lab.train …` starts them. Alone, everything here is the identity.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+
+def processes():
+    """accelerate's PartialState: this process's number and device, how many there are, and how they wait."""
+    from accelerate import PartialState  # here, not above: it takes a second
+
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def share_out(model: nn.Module, shard: bool) -> nn.Module:
+    """The model as the processes train it together: replicated, or sharded block by block."""
+    crew = processes()
+    if crew.num_processes == 1:
+        return model
+    if not shard:
+        return DistributedDataParallel(model, device_ids=None if crew.device.type == "cpu" else [crew.device])
+    mesh = init_device_mesh(crew.device.type, (crew.num_processes,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh)
+    # Also after a forward without a backward, such as a preview's: the next one must not meet those weights again.
+    return fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The model without the wrapper that replicates it."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@contextmanager
+def unshared(model: nn.Module):
+    """Backward passes inside leave their gradients here; the next one outside shares them all."""
+    if isinstance(model, DistributedDataParallel):
+        with model.no_sync():
+            yield
+    elif hasattr(model, "set_requires_gradient_sync"):  # sharded
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        yield
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's part of a sharded tensor; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def complete(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a sharded tensor, for which every process must ask; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Complete tensors on the main process, those that were sharded on the CPU; on the others, which must ask, none."""
+    main, kept = processes().is_main_process, {}
+    for name, tensor in tensors.items():
+        whole = complete(tensor)
+        if main:
+            kept[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
+    return kept
+
+
+def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A complete tensor on the device of `like`, sharded as it is."""
+    tensor = tensor.to(like.device)
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes."""
+    crew = processes()
+    if crew.num_processes > 1:
+        distributed.all_reduce(values)
+        values = values / crew.num_processes
+    return values
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether any process says so: all get the same answer, so that all stop at the same step."""
+    crew = processes()
+    return flag if crew.num_processes == 1 else mean(torch.tensor(float(flag), device=crew.device)).item() > 0

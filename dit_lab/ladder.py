@@ -41,6 +41,7 @@ BEGIN, END = "<!-- written by python -m dit_lab.ladder -->", "<!-- end -->"
 PAGE = "# From DiT to U-DiT, step by step\n\n"
 TRAINING_STEPS_MEANT = 100  # the training loss is the mean of so many last steps
 TEST_IMAGES = 2_000
+MEASURED = "train_to_test_frechet"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def ladder_command(
     settings = {
         "data": data.rstrip("/").rpartition("/")[2], **asdict(scale), **options,
         "samples": samples, "sampler": "ddim", "sample_steps": sample_steps, "cfg_scale": 1.0,
-        "train_to_test_frechet": frechet_distance(judge(classifier, everything(train_images))[1], test),
+        MEASURED: frechet_distance(judge(classifier, everything(train_images))[1], test),
     }  # fmt: skip
     table = opened(results, settings)
     for seed in seeds:
@@ -152,10 +153,10 @@ def markdown(rungs: dict[str, list[dict]], settings: dict) -> str:
             f"{spread('frechet', '.1f')} | {spread('agreement', '.0%')} | {PAPER_FID[name]} |"
         )
     seeds = sorted({run["seed"] for runs in rungs.values() for run in runs})
-    told = ", ".join(f"{name} {value}" for name, value in settings.items() if not name.startswith("train_to"))
+    told = ", ".join(f"{name} {value}" for name, value in settings.items() if name != MEASURED)
     judge = (
         "The Fréchet distance is that of the project's own classifier, which saw real training pictures only; between "
-        f"real training and test pictures it is {settings['train_to_test_frechet']:.2f}."
+        f"real training and test pictures it is {settings[MEASURED]:.2f}."
     )
     return "\n".join([*lines, "", f"Seeds {', '.join(map(str, seeds))}; {told}. {judge}"])
 
@@ -182,7 +183,8 @@ def opened(results: Path, settings: dict) -> dict:
     if not results.is_file():
         return {"settings": settings, "runs": []}
     table = json.loads(results.read_text(encoding="utf-8"))
-    if changed := [name for name in settings if table["settings"].get(name) != settings[name]]:
+    given = [name for name in settings if name != MEASURED]  # its last digits are the machine's
+    if changed := [name for name in given if table["settings"].get(name) != settings[name]]:
         raise ValueError(f"{results} was made with another {', '.join(changed)}; give --results another name")
     return table
 

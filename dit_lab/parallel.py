@@ -3,19 +3,32 @@
 `accelerate launch --num_processes 2 -m dit_lab.train …` starts them. Alone, everything here is the identity.
 """
 
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 
+class Alone:
+    """A process that no launcher started, by the names of accelerate's PartialState."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody to wait for."""
+
+    def main_process_first(self):
+        """It is the main process."""
+        return nullcontext()
+
+
 def processes():
-    """accelerate's PartialState: this process's number and device, how many there are, and how they wait."""
-    from accelerate import PartialState  # here, not above: it takes a second
+    """Which process this is of how many, and how they wait: accelerate's PartialState, where they were launched."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Alone()  # the core trains where accelerate is not installed, and need not wait for its import
+    from accelerate import PartialState
 
     return PartialState(cpu=not torch.cuda.is_available())
 
@@ -27,6 +40,9 @@ def share_out(model: nn.Module, shard: bool) -> nn.Module:
         return model
     if not shard:
         return DistributedDataParallel(model, device_ids=None if crew.device.type == "cpu" else [crew.device])
+    from torch.distributed.device_mesh import init_device_mesh  # these two take seconds, which one process can spare
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(crew.device.type, (crew.num_processes,))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
@@ -53,14 +69,19 @@ def unshared(model: nn.Module):
         yield
 
 
+def sharded(tensor: torch.Tensor) -> bool:
+    """Whether it is a DTensor, of which every process holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part of a sharded tensor; any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if sharded(tensor) else tensor
 
 
 def complete(tensor: torch.Tensor) -> torch.Tensor:
     """All of a sharded tensor, for which every process must ask; any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if sharded(tensor) else tensor
 
 
 def gathered(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -69,15 +90,17 @@ def gathered(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in tensors.items():
         whole = complete(tensor)
         if main:
-            kept[name] = whole.cpu() if isinstance(tensor, DTensor) else whole
+            kept[name] = whole.cpu() if sharded(tensor) else whole
     return kept
 
 
 def laid_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A complete tensor on the device of `like`, sharded as it is."""
     tensor = tensor.to(like.device)
-    if not isinstance(like, DTensor):
+    if not sharded(like):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 

@@ -165,19 +165,27 @@ def spectrum(models: dict[str, Spectra]) -> Figure:
     that slopes compare; right: block by timestep. Frequencies are in cycles per pixel of the input.
     """
     figure, axes = panels(len(models), 2, 3.2, grid=False)
+    # One scale for all models, so that rows compare.
+    least = min(min(relative(power, seen).min() for power in seen.power) for seen in models.values())
+    most = math.ceil(10 * max(seen.low.max() for seen in models.values())) / 10
     for (curves, shares), (name, seen) in zip(axes, models.items(), strict=True):
         middle, colours = len(seen.t) // 2, colormaps["viridis"](np.linspace(0, 0.9, len(seen.names)))
         for frequency, power, colour in zip(seen.frequency, seen.power, colours, strict=True):
-            curves.plot(frequency, power[middle] / power[middle, 0], ".-", color=colour, linewidth=1)
+            curves.plot(frequency, relative(power, seen), ".-", color=colour, linewidth=1)
         curves.set(title=f"{name}: power at t = {seen.t[middle]}", xlabel="frequency (cycles per pixel)")
         curves.set(ylabel="relative to the lowest (log)", yscale="log", xscale="log")
+        curves.set_ylim(0.8 * least, 1.2)
+        levels = [level for level in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 1e-3, 1e-4) if level >= 0.8 * least]
+        curves.set_yticks(levels, [f"{level:g}" for level in levels])
         marks = [2**-power for power in range(1, 7) if 2**-power >= float(seen.frequency[0][0])]
         curves.set_xticks(marks, [f"1/{round(1 / mark)}" for mark in marks], minor=False)
         curves.minorticks_off()
         curves.grid(alpha=0.3)
         depth = ScalarMappable(Normalize(0, len(seen.names) - 1), ListedColormap(colours))
         figure.colorbar(depth, ax=curves, label="block", ticks=[0, len(seen.names) - 1])
-        drawn = shares.imshow(seen.low.numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        drawn = shares.imshow(
+            seen.low.numpy(), cmap="cividis", vmin=0, vmax=most, aspect="auto", interpolation="nearest"
+        )
         shares.set(title=f"{name}: share of low frequencies", xlabel="timestep t", ylabel="")
         shares.set_yticks(range(len(seen.names)), seen.names, fontsize=7)
         marks = sorted({0, middle, len(seen.t) - 1})
@@ -185,6 +193,12 @@ def spectrum(models: dict[str, Spectra]) -> Figure:
         figure.colorbar(drawn, ax=shares, label=f"share (white noise: {np.mean(seen.noise):.2f})")
     figure.suptitle("Fourier power of the features after each block")
     return figure
+
+
+def relative(power, seen: Spectra):
+    """A block's power at the middle timestep, as a share of that in the first ring: `step f -> f`."""
+    middle = power[len(seen.t) // 2]
+    return middle / middle[0]
 
 
 def ladder(rungs: dict[str, Sequence[dict]]) -> Figure:

@@ -15,6 +15,7 @@ import pytest
 from shared import stirred
 
 from dit_lab.checkpoints import save
+from dit_lab.checkpoints.places import zoo
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -336,6 +337,20 @@ def assert_nothing_is_cut_off(page, width):
         }).map((node) => node.outerHTML.slice(0, 80))"""
     )
     assert cut == []
+
+
+def test_every_model_of_the_zoo_has_a_page_that_samples_when_it_is_shown(opened):
+    page = opened()
+    assert page.locator("nav a").all_inner_texts() == ["mnist", *sorted(zoo().keys() - {"mnist"})]
+    page.get_by_role("link", name="mnist_udit").click()
+    page.wait_for_url("**/mnist_udit")
+    page.wait_for_selector("[data-overlay]", state="attached")
+    wait_for_title(page, "class 7, seed 0,")
+    assert "U-DiT, adaLN-Zero blocks, 1.2 M parameters" in page.locator("[data-facts]").inner_text()
+    look(page)
+    assert page.locator("[data-block] option").count() == 12
+    assert page.locator("nav a").all_inner_texts()[0] == "mnist"
+    assert page.broken == []
 
 
 def test_the_readmes_picture(opened):

@@ -9,30 +9,30 @@ import torch
 from safetensors import safe_open
 
 import dit_lab
-from dit_lab.features import judge
-from dit_lab.zoo.check import agreement, check, classifier_for, draw, everything
+from dit_lab.checkpoints.places import zoo
+from dit_lab.features import JUDGES, everything, judge, opened, shipped
+from dit_lab.metrics import agreement
+from dit_lab.samples import draw
+from dit_lab.zoo.check import check
 
 ZOO = Path(dit_lab.__file__).parent / "zoo"
-NAMES = sorted(path.parent.name for path in ZOO.glob("*/config.json"))
+NAMES = sorted(zoo())
 
 
-class MnistShape:
-    """All that the kept classifier needs to know of the data, where there is none."""
+class ShapeOf:
+    """All that a kept classifier needs to know of the data, where there is none: what a zoo model makes."""
 
-    shape, names = (1, 28, 28), [str(digit) for digit in range(10)]
-
-
-@pytest.fixture(scope="module")
-def mnist_test(real_data):
-    return dit_lab.open_data(real_data("mnist"), split="test")
+    def __init__(self, name):
+        loaded = dit_lab.load(name)
+        self.shape, self.names = (loaded.config.in_channels, *loaded.config.size), loaded.labels
 
 
 def figures(name):
     return json.loads((ZOO / name / "figures.json").read_text())
 
 
-def test_the_zoo_has_the_model_that_the_app_opens_on():
-    assert "mnist" in NAMES
+def test_the_zoo_has_the_model_that_the_app_opens_on_and_a_udit():
+    assert {"mnist", "mnist_udit"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,8 +65,9 @@ def test_the_recipe_tells_the_recorded_figures(name):
     assert f"{found['frechet']['train_to_test']:.2f}" in recipe
 
 
-def test_the_recorded_figures_of_mnist_keep_the_projects_promise():
-    found = figures("mnist")
+@pytest.mark.parametrize("name", ["mnist", "mnist_udit"])
+def test_the_recorded_figures_of_digits_keep_the_projects_promise(name):
+    found = figures(name)
     assert found["classifier_test_accuracy"] >= 0.985
     assert found["agreement"] | {"share": 1} == {
         "samples": 1_000, "cfg_scale": 2.0, "sampler": "ddim", "steps": 50, "share": 1,
@@ -75,25 +76,33 @@ def test_the_recorded_figures_of_mnist_keep_the_projects_promise():
     assert found["frechet"]["samples"] == 10_000
 
 
-def test_the_kept_classifier_recognises_real_digits_as_recorded(mnist_test):
-    classifier = classifier_for(mnist_test, ZOO / "mnist" / "classifier.safetensors")
-    seen, _ = judge(classifier, everything(mnist_test))
-    share = agreement(seen, torch.from_numpy(mnist_test.labels))
-    assert share == pytest.approx(figures("mnist")["classifier_test_accuracy"], abs=5e-4)
+@pytest.mark.parametrize("name", ["mnist", "mnist_udit"])
+def test_the_kept_classifier_recognises_real_digits_as_recorded(name, real_data):
+    test = dit_lab.open_data(real_data("mnist"), split="test", size=ShapeOf(name).shape[-1])
+    classifier = opened(shipped(test, "test"), test)
+    seen, _ = judge(classifier, everything(test))
+    share = agreement(seen, torch.from_numpy(test.labels))
+    assert share == pytest.approx(figures(name)["classifier_test_accuracy"], abs=5e-4)
 
 
-def test_fresh_samples_show_the_digit_that_was_asked_for():
+@pytest.mark.parametrize("name", ["mnist", "mnist_udit"])
+def test_fresh_samples_show_the_digit_that_was_asked_for(name):
     """The promise again on a few: 40 samples, 10 steps. Wrong labels would agree on 4 of them."""
-    model = dit_lab.load("mnist").model
-    classifier = classifier_for(MnistShape, ZOO / "mnist" / "classifier.safetensors")
-    samples, labels = draw(model, 40, 10, 2.0)
+    about = ShapeOf(name)
+    classifier = opened(JUDGES / f"mnist{about.shape[-1]}.safetensors", about)
+    samples, labels = draw(dit_lab.load(name).model, 40, 10, 2.0)
     seen, _ = judge(classifier, samples)
     assert agreement(seen, labels) >= 0.9
     assert agreement(seen, labels.roll(1)) <= 0.2
 
 
-def test_the_check_writes_its_figures_beside_the_checkpoint(real_data, tmp_path):
-    (tmp_path / "classifier.safetensors").write_bytes((ZOO / "mnist" / "classifier.safetensors").read_bytes())
-    found = check("mnist", data=str(real_data("mnist")), samples=10, distance_samples=0, steps=4, out=tmp_path)
+def test_the_udit_of_the_zoo_folds_to_the_same_pictures():
+    model = dit_lab.load("mnist_udit").model
+    ours, folded = (dit_lab.generate(m, [3, 8], steps=4, cfg_scale=2.0) for m in (model, dit_lab.fold(model)))
+    assert torch.allclose(folded, ours, atol=1e-4)
+
+
+def test_the_check_writes_its_figures_beside_the_checkpoint(tmp_path):
+    found = check("mnist", data="digits", samples=10, distance_samples=0, steps=4, out=tmp_path)
     assert json.loads((tmp_path / "figures.json").read_text()) == found
     assert found["agreement"]["samples"] == 10

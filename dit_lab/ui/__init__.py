@@ -29,28 +29,44 @@ def launch_options() -> dict:
     return {"theme": theme, "css": asset("style.css"), **closed}
 
 
-def build_app(loaded, codec) -> gr.Blocks:
-    """The page for a loaded checkpoint (of `dit_lab.checkpoints.load`) and its codec (of `open_codec`)."""
-    studio = Studio(loaded, codec)
-    kept, trajectory, modulation, attention = studio.opening()
+def build_app(loaded, codec, others=()) -> gr.Blocks:
+    """The page for a loaded checkpoint (of `dit_lab.checkpoints.load`) and its codec (of `open_codec`).
+
+    `others` are more such pairs, a page each, which sample when they are first shown.
+    """
     with gr.Blocks(title="dit_lab", analytics_enabled=False, fill_width=True) as app:
-        panel("header", studio.about())
-        state = gr.State(kept, time_to_live=KEEP_SECONDS)
-        with gr.Row(elem_id="workbench"):
-            with gr.Column(scale=1, min_width=280, elem_id="controls"):
-                chosen = controls(studio.config, studio.labels)
-            with gr.Column(scale=4, min_width=320, elem_id="panels"):
-                frames = panel("trajectory", trajectory)
-                attended = panel("attention", attention)
-                modulated = panel("modulation", modulation)
-        run = gr.on(
-            [chosen.start.click, chosen.seed.submit],
-            studio.sample, chosen.inputs, [state, frames, modulated], trigger_mode="once", **MODEL_WORK,
-        )  # fmt: skip
-        chosen.stop.click(stopped, outputs=frames, cancels=[run], queue=False, api_visibility="private")
-        for clicked in (frames, attended):
-            clicked.click(studio.attend, state, attended, **MODEL_WORK)
+        if others:
+            gr.Navbar(main_page_name=loaded.source)
+        studio = Studio(loaded, codec)
+        page(studio, *studio.opening())
+    for other in others:
+        with app.route(other[0].source):
+            gr.Navbar(main_page_name=loaded.source)
+            run, inputs, outputs = page(Studio(*other))
+            app.load(run, inputs, outputs, **MODEL_WORK)
     return app.queue(max_size=16)
+
+
+def page(studio: Studio, kept=None, trajectory=None, modulation=None, attention=None):
+    """Lay out a model's page, with a finished run to begin with; returns what samples, its inputs and its outputs."""
+    panel("header", studio.about())
+    state = gr.State(kept, time_to_live=KEEP_SECONDS)
+    with gr.Row(elem_id="workbench"):
+        with gr.Column(scale=1, min_width=280, elem_id="controls"):
+            chosen = controls(studio.config, studio.labels)
+        with gr.Column(scale=4, min_width=320, elem_id="panels"):
+            frames = panel("trajectory", trajectory)
+            attended = panel("attention", attention)
+            modulated = panel("modulation", modulation)
+    outputs = [state, frames, modulated]
+    run = gr.on(
+        [chosen.start.click, chosen.seed.submit],
+        studio.sample, chosen.inputs, outputs, trigger_mode="once", **MODEL_WORK,
+    )  # fmt: skip
+    chosen.stop.click(stopped, outputs=frames, cancels=[run], queue=False, api_visibility="private")
+    for clicked in (frames, attended):
+        clicked.click(studio.attend, state, attended, **MODEL_WORK)
+    return studio.sample, chosen.inputs, outputs
 
 
 def stopped() -> dict:

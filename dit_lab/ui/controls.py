@@ -83,7 +83,8 @@ def read(config: Config, label, seed, steps, sampler, cfg_scale) -> tuple[list[i
     """What the controls sent, as labels and options of `sample`. Raises ValueError with a sentence for the page."""
     label = whole("Class", label, 0, config.num_classes)
     options = {"seed": read_seed(seed), "steps": whole("Steps", steps, 1, MAX_STEPS), "sampler": sampler}
-    if not isinstance(sampler, str) or sampler not in (there := samplers_for(process_of(config))):
+    there = samplers_for(process_of(config))
+    if not isinstance(sampler, str) or sampler not in there:
         raise ValueError(f"Sampler must be one of {', '.join(there)}.")
     # Written so that NaN, of which every comparison is false, does not pass.
     if isinstance(cfg_scale, bool) or not isinstance(cfg_scale, Real) or not 0 <= cfg_scale <= MAX_SCALE:

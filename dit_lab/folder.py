@@ -46,12 +46,12 @@ def checkpoint(out: Path, state: TrainState, run: dict, images) -> None:
 
     Further averages are checkpoints in folders of their own, `ema-0.999`.
     """
-    model, main = bare(state.model), next(iter(state.averages))
+    model = bare(state.model)
     for decay in state.averages:
         tensors = state.weights(decay)
         if processes().is_main_process:
             extra = {"trained_steps": state.step, "ema_decay": decay}
-            folder = out if decay == main else out / f"ema-{decay:g}"
+            folder = out if state.title(decay) == "ema" else out / state.title(decay)
             save(folder, model, labels=images.names, codec_hint=images.codec, extra=extra, tensors=tensors)
     state.save(out / STATE, run)
 

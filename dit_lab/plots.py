@@ -24,7 +24,7 @@ from dit_lab.spectrum import Spectra
 from dit_lab.trajectory import Trajectory
 
 OUTLINE = dict(fill=False, edgecolor="#ff5500", linewidth=2)
-BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+BLUE, ORANGE, GREEN, PINK = CATEGORIES = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 # Standard noise seldom leaves this range.
 NOISE_REACH = 3.0
 
@@ -199,26 +199,6 @@ def relative(power, seen: Spectra):
     """A block's power at the middle timestep, as a share of that in the first ring: `step f -> f`."""
     middle = power[len(seen.t) // 2]
     return middle / middle[0]
-
-
-def ladder(rungs: dict[str, Sequence[dict]]) -> Figure:
-    """The rungs of an experiment side by side: `rungs` maps a name to its runs, dicts of `test_mse`, `frechet`, `macs`.
-
-    A dot a run and a bar at the mean; the multiply-accumulates in the last panel.
-    """
-    panes = {"test_mse": "loss on unseen pictures (mse)", "frechet": "Fréchet distance", "macs": "MMACs a picture"}
-    figure, axes = panels(1, len(panes), 3.0, grid=False)
-    for axis, (field, title) in zip(axes[0], panes.items(), strict=True):
-        for place, runs in enumerate(rungs.values()):
-            values = np.array([run[field] for run in runs]) / (1e6 if field == "macs" else 1)
-            axis.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.6, markersize=5)
-            axis.plot(values.mean(), place, "|", color=ORANGE, markersize=16, markeredgewidth=2.5)
-        axis.set(title=title, ylim=(len(rungs) - 0.5, -0.5))
-        axis.set_yticks(range(len(rungs)), rungs if axis is axes[0, 0] else [""] * len(rungs))
-        axis.grid(alpha=0.3, axis="x")
-        axis.margins(x=0.12)
-    figure.suptitle("From DiT to U-DiT, step by step (dots: seeds, bar: their mean)")
-    return figure
 
 
 def draw_curve(axis, steps, values, label: str, colour: str, style: str = "-") -> None:

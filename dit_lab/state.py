@@ -76,11 +76,18 @@ class TrainState:
                 for name, parameter in model.named_parameters():
                     parameter.copy_(trained[name])
 
+    def title(self, decay: float) -> str:
+        """What an average is called in files: `ema`, and a further one `ema-0.999`."""
+        return "ema" if decay == next(iter(self.averages)) else f"ema-{decay:g}"
+
     def save(self, path: Path, run: dict) -> None:
         """Write the state atomically, with what it belongs to: `run` maps names to groups of JSON values."""
-        tensors = {f"model.{name}": tensor for name, tensor in bare(self.model).state_dict().items()}
+        model = bare(self.model).state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in model.items()}
         for decay, average in self.averages.items():
-            tensors |= {f"ema.{decay:g}.{name}": tensor for name, tensor in average.items()}
+            # Whole models, which `load` can open; safetensors keeps no tensor under two names.
+            whole = {name: average[name] if name in average else tensor.clone() for name, tensor in model.items()}
+            tensors |= {f"{self.title(decay)}.{name}": tensor for name, tensor in whole.items()}
         for name, parameter in bare(self.model).named_parameters():
             for moment, tensor in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{moment}.{name}"] = tensor
@@ -111,7 +118,7 @@ class TrainState:
             tensor.copy_(laid_out(file.get_tensor(f"model.{name}"), tensor))
         for decay, average in self.averages.items():
             for name, tensor in average.items():
-                tensor.copy_(laid_out(file.get_tensor(f"ema.{decay:g}.{name}"), tensor))
+                tensor.copy_(laid_out(file.get_tensor(f"{self.title(decay)}.{name}"), tensor))
         for name, parameter in model.named_parameters():
             saved = {moment: file.get_tensor(f"optimiser.{moment}.{name}") for moment in MOMENTS}
             self.optimiser.state[parameter] = {

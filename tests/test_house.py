@@ -34,12 +34,12 @@ train
 trace trajectory trajectory_file
 count adm features inception metrics judging samples spectrum
 plots
-widgets
+plots_experiments widgets
 dit_lab
 ui
 run draw
-encode evaluate zoo
-bench ladder
+encode evaluate zoo experiment
+bench ladder four_blocks scaling
 cli
 __main__
 """

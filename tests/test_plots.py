@@ -13,7 +13,6 @@ from dit_lab import plots
 from dit_lab.plots import (
     as_pictures,
     attention_overlay,
-    ladder,
     loss_curve,
     modulation_heat_map,
     picture_table,
@@ -183,13 +182,3 @@ def test_spectra_have_a_curve_a_block_and_a_row_a_block_over_time(run):
     np.testing.assert_allclose(pictures[1].images[0].get_array(), both["U-DiT"].low)
     assert [label.get_text() for label in pictures[1].get_yticklabels()] == u_shaped.config.block_names
     np.testing.assert_allclose(curves[1].lines[4].get_xdata(), both["U-DiT"].frequency[4])
-
-
-def test_a_ladder_has_a_dot_a_run_and_a_bar_at_the_mean_of_each_rung():
-    run = dict(test_mse=0.1, frechet=30.0, macs=2e6)
-    rungs = {"first": [run, run | {"test_mse": 0.3}], "second": [run]}
-    axes = whole(ladder(rungs))
-    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["first", "second"]
-    dots, bar, *_ = axes[0].lines
-    assert dots.get_xdata().tolist() == [0.1, 0.3] and bar.get_xdata() == pytest.approx(0.2)
-    assert axes[2].lines[0].get_xdata().tolist() == [2, 2]

@@ -168,7 +168,8 @@ def test_ddim_is_diffusers(prediction, eta):
 @KINDS
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_fields_of_a_step_belong_together(sampler, prediction, learned):
-    model, process = random_model(prediction=prediction, learned_variance=learned), Diffusion.named().respaced(6)
+    process = Diffusion.named().respaced(6, first=sampler != "dpmpp")
+    model = random_model(prediction=prediction, learned_variance=learned)
     steps = list(sample(model, [0, 4], sampler=sampler, steps=6, cfg_scale=2.0))
     assert [step.index for step in steps] == list(range(6))
     assert [step.t for step in steps] == process.timesteps[::-1].tolist()

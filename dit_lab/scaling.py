@@ -1,0 +1,92 @@
+"""`python -m dit_lab.scaling`: what more multiply-accumulates buy, by size and by patch (the paper's figures 2 and 8).
+
+Some small sizes of adaLN-Zero DiT at several patch sizes, each trained and judged alike (`experiment`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from dit_lab import plots_experiments
+from dit_lab.config import Config
+from dit_lab.experiment import Plan, by_model, experiment, save_figure, spelt, told, write_page
+from dit_lab.presets import preset
+from dit_lab.program import run
+
+# Width, depth, heads: each step about trebles the parameters, as S, B, L do.
+SIZES = {"XS": (32, 2, 2), "S": (48, 4, 3), "M": (80, 6, 5), "L": (128, 8, 8)}
+PAPER = "The paper's twelve models give -0.93 for the correlation of GMACs with FID (figure 8)."
+TITLE, COMMAND = "What scale buys", "python -m dit_lab.scaling"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pictures' side and the patch sizes that each size is trained with."""
+
+    size: int = 16
+    patches: tuple[int, ...] = (2, 4, 8)
+
+    def configs(self, images) -> dict[str, Config]:
+        """A config for each size and patch, the cheapest first."""
+        taken = dict(in_channels=images.shape[0], input_size=self.size, num_classes=len(images.names))
+        return {
+            f"{name}/{patch}": preset("DiT-S/4", dim=dim, depth=depth, heads=heads, patch_size=patch, **taken)
+            for name, (dim, depth, heads) in SIZES.items()
+            for patch in sorted(self.patches, reverse=True)
+        }
+
+
+def scaling_command(
+    grid: Grid = Grid(),  # noqa: B008
+    plan: Annotated[Plan, tyro.conf.arg(name="")] = Plan(seeds=(0,), steps=(2000,), batch_size=64),  # noqa: B008
+    *,
+    out: Path = Path("runs/scaling"),
+    results: Path = Path("docs/results/scaling.json"),
+) -> None:
+    """Train and judge every size with every patch, and write what came out as JSON, a page and a figure.
+
+    Args:
+        grid: Which models.
+        plan: What all runs share.
+        out: Folder for the checkpoints and the judge.
+        results: The JSON to write; the page and the figure go beside it.
+    """
+    table = experiment(plan, grid.size, grid.configs, {"patches": list(grid.patches)}, out, results)
+    models = by_model(table, [f"{name}/{patch}" for name in SIZES for patch in sorted(grid.patches, reverse=True)])
+    save_figure(plots_experiments.scaling(models), results.with_suffix(".png"))
+    write_page(results.with_suffix(".md"), TITLE, COMMAND, markdown(table, models))
+
+
+def correlation(models: dict[str, list[dict]]) -> float:
+    """Pearson's correlation of the logarithm of MACs with that of the Fréchet distance, over models' means."""
+    macs = [np.log(runs[0]["macs"]) for runs in models.values()]
+    distances = [np.log(np.mean([run["frechet"] for run in runs])) for runs in models.values()]
+    return float(np.corrcoef(macs, distances)[0, 1])
+
+
+def markdown(table: dict, models: dict[str, list[dict]]) -> str:
+    """The results as a table, and the correlation."""
+    lines = [
+        "| model | width, depth, heads | tokens | parameters | MMACs | loss, unseen | Fréchet | as asked |",
+        "| --- " * 8 + "|",
+    ]
+    for name, runs in models.items():
+        size, patch = name.split("/")
+        tokens = (table["settings"]["size"] // int(patch)) ** 2
+        spread = lambda field, form, runs=runs: spelt([run[field] for run in runs], form)
+        lines.append(
+            f"| {name} | {', '.join(map(str, SIZES[size]))} | {tokens} | {runs[0]['parameters']:,} | "
+            f"{runs[0]['macs'] / 1e6:.2f} | {spread('test_mse', '.4f')} | {spread('frechet', '.1f')} | "
+            f"{spread('agreement', '.0%')} |"
+        )
+    found = (
+        f"Correlation of log MACs with log Fréchet distance over the {len(models)} models: {correlation(models):.2f}."
+    )
+    return "\n".join([*lines, "", f"{found} {PAPER}", "", told(table)])
+
+
+if __name__ == "__main__":
+    run(scaling_command, "dit_lab.scaling")

@@ -26,13 +26,13 @@ from dit_lab.checkpoints.places import find
 from dit_lab.codecs import open_codec
 from dit_lab.files import writable
 from dit_lab.judging import Judging, measure, open_judge
+from dit_lab.program import out_of_memory
 from dit_lab.run import pick_device
 from dit_lab.samples import Samples, Sampling
 from dit_lab.sampling import sample
 
 RESULTS = "results.jsonl"
 PATIENCE = timedelta(days=7)  # for processes that have more to do than others
-NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def evaluate_command(
@@ -93,16 +93,22 @@ def evaluate_command(
     if npz:
         npz.parent.mkdir(parents=True, exist_ok=True)
         adm.write(npz, sampling.count, samples)
-    trained = {name: find(checkpoint, weights).config.get(name) for name in ("ema_decay", "trained_steps")}
-    precision = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
     result = {
-        "figures": figures, "left_out": left_out, "samples": {**asdict(sampling), "precision": precision},
-        "checkpoint": {"source": checkpoint, **about, **trained}, "features": network.about,
-        "reference": reference.about, "versions": versions(),
+        "figures": figures, "left_out": left_out, **provenance(loaded, checkpoint, about, sampling),
+        "features": network.about, "reference": reference.about, "versions": versions(),
     }  # fmt: skip
     append(out / RESULTS, result)
     print(table(result, out))
     return result
+
+
+def provenance(loaded, checkpoint: str, about: dict, sampling: Sampling) -> dict:
+    """How the samples were made, and what is known of the checkpoint that made them."""
+    config = find(checkpoint, about["weights"]).config
+    trained = {name: config.get(name) for name in ("ema_decay", "trained_steps")}
+    precision = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+    samples = {**asdict(sampling), "precision": precision}
+    return {"samples": samples, "checkpoint": {"source": checkpoint, **about, **trained}}
 
 
 def check_sampling(loaded, sampling: Sampling) -> None:
@@ -118,7 +124,7 @@ def told_which_knob(batch_size: int):
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        if out_of_memory(error):
             raise ValueError(f"out of memory: give a --batch-size below {batch_size}") from error
         raise
 

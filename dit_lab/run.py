@@ -20,10 +20,8 @@ from dit_lab.objectives import PROCESSES, objective
 from dit_lab.parallel import anywhere, processes
 from dit_lab.presets import PRESETS, build
 from dit_lab.process import PREDICTIONS
-from dit_lab.program import stop
+from dit_lab.program import out_of_memory, stop
 from dit_lab.train import NonFiniteLoss, TrainOptions, train
-
-OUT_OF_MEMORY = "out of memory", "not enough memory", "can't allocate memory"
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def train_command(
     except NonFiniteLoss as error:
         stop(str(error), 1)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(text in str(error) for text in OUT_OF_MEMORY):
+        if not out_of_memory(error):
             raise
         stop("out of memory; take more passes (--accumulate), --checkpointing, --precision bf16 or a smaller model", 1)
     if stopped:

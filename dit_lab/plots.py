@@ -24,7 +24,8 @@ from dit_lab.spectrum import Spectra
 from dit_lab.trajectory import Trajectory
 
 OUTLINE = dict(fill=False, edgecolor="#ff5500", linewidth=2)
-BLUE, ORANGE, GREEN, PINK = CATEGORIES = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+CATEGORIES = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+BLUE, ORANGE, GREEN = CATEGORIES[:3]
 # Standard noise seldom leaves this range.
 NOISE_REACH = 3.0
 

@@ -17,6 +17,7 @@ import torch
 from einops import einsum, rearrange, reduce, repeat
 
 from dit_lab.checkpoints.places import HUB_ID, downloaded
+from dit_lab.files import checksum
 
 # Four directions into RGB that keep latent channels apart; the first is brightness. Any fixed choice would do.
 FALSE_COLOURS = torch.tensor([[0.30, 0.30, 0.30], [0.30, 0.0, -0.30], [-0.15, 0.30, -0.15], [0.15, -0.25, 0.20]])
@@ -30,6 +31,7 @@ VAES = ("AutoencoderKL", "AutoencoderTiny")
 FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in FILES]
 PREVIEW = "preview.json"
+ENCODER = ("encoder.", "quant_conv.")
 # The largest side in pixels that goes through a VAE in one piece, and a tile's beyond it: the largest of DiT's pictures
 # stays whole. Stable Diffusion's decoder then needs about 1 GiB in fp32: four maps of 256 channels, 1 kB a pixel each.
 TILE = 512
@@ -93,13 +95,23 @@ def fit_preview(latents, images) -> LinearPreview:
 class Autoencoder:
     """A diffusers VAE: `images b c (h s) (w s) -> latents b c h w -> images b 3 (h s) (w s)`, with its own scaling.
 
-    What goes through it at once is at most the pixels of a `TILE`, so that memory stays flat; a picture with a longer
-    side goes in overlapping tiles that are blended (diffusers' tiling): each has statistics of its own in the group
-    norms, so that its colours are not exactly the whole picture's.
+    What goes through it at once is at most the pixels of a `TILE`, unless `together` says otherwise, so that memory
+    stays flat; a picture with a longer side goes in overlapping tiles that are blended (diffusers' tiling): each has
+    statistics of its own in the group norms, so that its colours are not exactly the whole picture's.
     """
 
     vae: torch.nn.Module = field(repr=False)
     note: str = ""
+    together: int | None = None  # pictures at once, instead of as many as have the pixels of a tile
+
+    @property
+    def about(self) -> dict:
+        """What tells this VAE, and what it makes of pictures, from another of the same name."""
+        tensors, (scaling, shift) = self.vae.state_dict(), self.scaling
+        encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(ENCODER)}
+        latents = encoder | {"scaling": torch.tensor([scaling, shift])}  # the same also where decoders differ
+        checksums = {"encoder_checksum": checksum(latents), "vae_checksum": checksum(tensors)}
+        return {**checksums, "scaling_factor": scaling, "shift_factor": shift}
 
     @property
     def factor(self) -> int:
@@ -144,7 +156,8 @@ class Autoencoder:
         h, w = (side * pixels for side in x.shape[-2:])
         self.vae.use_tiling = max(h, w) > TILE
         weight = next(self.vae.parameters())
-        return (part.to(weight.device, weight.dtype) for part in x.split(max(1, TILE**2 // (h * w))))
+        together = self.together or max(1, TILE**2 // (h * w))
+        return (part.to(weight.device, weight.dtype) for part in x.split(together))
 
 
 def open_codec(

@@ -86,7 +86,7 @@ def with_folded(loaded: Loaded) -> Loaded:
 
 def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
     """Our folder."""
-    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint)
+    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint, extra=loaded.made)
 
 
 def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
@@ -97,7 +97,7 @@ def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
     with atomic(path) as partial:
         store_pickled(partial, {name: tensor.contiguous().clone() for name, tensor in tensors.items()})
         sidecar.unlink(missing_ok=True)
-    write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint))
+    write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint) | loaded.made)
 
 
 def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
@@ -105,6 +105,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
     config = loaded.config
     tensors = diffusers_dit.to_theirs(loaded.model.state_dict(), config)
     diffusers_dit.check_positions(loaded.model.positions, config)
+    scheduler = diffusers_dit.scheduler_json(config)
     codec = open_kl(vae, config.in_channels) if vae else None
     index = path / "model_index.json"
     for folder in ("transformer", "scheduler"):
@@ -115,7 +116,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
         for stale in (index, *partial.parent.glob("*.index.json")):
             stale.unlink(missing_ok=True)
     write_json(path / "transformer" / "config.json", diffusers_dit.transformer_json(config))
-    write_json(path / "scheduler" / "scheduler_config.json", diffusers_dit.scheduler_json(config))
+    write_json(path / "scheduler" / "scheduler_config.json", scheduler)
     if codec:
         codec.save_pretrained(path / "vae")
     write_json(index, diffusers_dit.index_json(loaded.labels))

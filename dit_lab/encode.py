@@ -1,10 +1,9 @@
 """`python -m dit_lab encode`: a data set through a VAE once, into a cache that training reads (`latents`).
 
-Under `accelerate launch` or `torchrun`, process r of w encodes the shards r, r + w, ...; the last one
-to finish writes the index.
+Several processes share the shards (`accelerate launch --multi_gpu --num_processes 8 -m dit_lab encode …`): process r of
+w encodes the shards r, r + w, ...; the last one to finish writes the index.
 """
 
-import hashlib
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -60,7 +59,7 @@ def encode_command(
         images = open_data(data, split=split, size=size, labelled=labelled)
     if not isinstance(images, Images):
         raise ValueError(f"{data} holds latents already; give pictures")
-    codec = Autoencoder(open_vae(vae))
+    codec = Autoencoder(open_vae(vae), together=batch_size)
     made = about(images, codec, name_of(vae), split, shard_size, precision)
     check_folder(out, made)
     out.mkdir(parents=True, exist_ok=True)
@@ -81,22 +80,12 @@ def about(images: Images, codec: Autoencoder, vae: str, split: str, shard_size: 
     """What makes these latents these and no others, as JSON."""
     first_and_last, _ = images.batch([0, len(images) - 1])
     mean, std = codec.moments(first_and_last[:1])
-    scaling, shift = codec.scaling
     return {
-        "vae": vae, "vae_checksum": checksum(codec.vae), "scaling_factor": scaling, "shift_factor": shift,
-        "split": split, "size": list(images.shape[1:]), "shape": list(mean.shape[1:]), "distribution": std is not None,
-        **images.fingerprint, "pictures_checksum": zlib.crc32(first_and_last.numpy().tobytes()),
+        "vae": vae, **codec.about, "split": split, "size": list(images.shape[1:]), "shape": list(mean.shape[1:]),
+        "distribution": std is not None, **images.fingerprint,
+        "pictures_checksum": zlib.crc32(first_and_last.numpy().tobytes()),
         "shard_size": shard_size, "precision": precision,
     }  # fmt: skip
-
-
-def checksum(vae: torch.nn.Module) -> str:
-    """The first digits of the SHA-256 of a model's tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def name_of(vae: str) -> str:
@@ -135,6 +124,12 @@ def encode_shard(out: Path, shard: int, made: dict, images: Images, codec: Autoe
     for start in range(0, len(numbers), batch_size):
         x, labels = images.batch(numbers[start : start + batch_size])
         mean, std = codec.moments(torch.cat([x, x.flip(-1)]))
+        if not all(x.isfinite().all() for x in (mean, std) if x is not None):
+            first, last = numbers[start], numbers[start] + len(labels) - 1
+            raise ValueError(
+                f"the VAE makes NaN or Inf of pictures {first} to {last}: is it whole? In fp16 some overflow; take "
+                "--precision fp32"
+            )
         both = [x if x is None else rearrange(x, "(flip b) c h w -> b flip c h w", flip=2) for x in (mean, std)]
         parts.append((*both, labels))
         bar.update(len(labels))

@@ -1,16 +1,14 @@
 """`python -m dit_lab evaluate`: pictures of a checkpoint, how far they are from real ones, and how both were made.
 
-Killed, it goes on where it was; several processes share the sampling: `accelerate launch -m dit_lab evaluate …`.
+Killed, it goes on where it was; several processes share the sampling:
+`accelerate launch --multi_gpu --num_processes 8 -m dit_lab evaluate …`.
 """
 
-import json
-import os
+import re
 import subprocess
 import sys
-import zlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
-from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import which
@@ -22,17 +20,16 @@ from einops import rearrange
 
 from dit_lab import adm
 from dit_lab.checkpoints import load
-from dit_lab.checkpoints.places import find
-from dit_lab.codecs import open_codec
-from dit_lab.files import writable
+from dit_lab.codecs import Autoencoder, open_codec
+from dit_lab.files import add_line, checksum, writable
 from dit_lab.judging import Judging, measure, open_judge
-from dit_lab.program import out_of_memory
+from dit_lab.parallel import processes
 from dit_lab.run import pick_device
 from dit_lab.samples import Samples, Sampling
 from dit_lab.sampling import sample
 
 RESULTS = "results.jsonl"
-PATIENCE = timedelta(days=7)  # for processes that have more to do than others
+UNPLAIN = re.compile(r"[^\w.]+")
 
 
 def evaluate_command(
@@ -57,16 +54,13 @@ def evaluate_command(
         judging: What they are compared with.
         weights: Which weights of a training checkpoint that holds both.
         vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
-        out: Folder for samples and results (default: runs/evaluate/ and the checkpoint's name).
+        out: Folder for samples and results (default: in runs/evaluate, named after the checkpoint).
         npz: Also write the samples to this file, in ADM's format.
         device: cpu, cuda, mps, or auto.
     """
-    from accelerate import PartialState  # here, not above: it takes seconds
-
-    place = pick_device(device)
-    process = PartialState(cpu=place.type == "cpu", timeout=PATIENCE)
-    place = place if process.num_processes == 1 else process.device
-    out = out or Path("runs/evaluate") / Path(checkpoint).stem
+    crew = processes()
+    place = pick_device(device) if crew.num_processes == 1 else crew.device
+    out = out or Path("runs/evaluate") / UNPLAIN.sub("-", checkpoint).strip("-.")
     for path in (out / RESULTS, npz) if npz else (out / RESULTS,):
         writable(path)
     loaded = load(checkpoint, weights=weights, device=place)
@@ -74,41 +68,41 @@ def evaluate_command(
     codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=place)
     if codec.note:
         raise ValueError(f"only pictures can be judged, not a preview of latents. {codec.note}")
-    about = {"weights": weights, "codec": vae or loaded.codec_hint, "crc32": checksum(loaded.model)}
+    about = provenance(loaded, vae, codec)
     samples = Samples(out, sampling, loaded.config.num_classes)
-    with told_which_knob(sampling.batch_size):
-        if process.is_main_process:
-            blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
-            shape = tuple(codec.decode(blank).shape[1:])
-            samples.open({**asdict(sampling), **about})
-            network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
-        process.wait_for_everyone()
-        samples.draw(loaded.model, codec, process.process_index, process.num_processes)
-        process.wait_for_everyone()
-        if not process.is_main_process:
-            return None
-        drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
-        asked = samples.labels(0, sampling.count) if loaded.config.num_classes else None
-        figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
+    if crew.is_main_process:
+        blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
+        shape = tuple(codec.decode(blank).shape[1:])
+        samples.open({**asdict(sampling), **about}, versions())
+        network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
+    crew.wait_for_everyone()
+    samples.draw(loaded.model, codec, crew.process_index, crew.num_processes)
+    crew.wait_for_everyone()
+    if not crew.is_main_process:
+        return None
+    drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
+    asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
+    figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
     if npz:
         npz.parent.mkdir(parents=True, exist_ok=True)
         adm.write(npz, sampling.count, samples)
     result = {
-        "figures": figures, "left_out": left_out, **provenance(loaded, checkpoint, about, sampling),
-        "features": network.about, "reference": reference.about, "versions": versions(),
+        "figures": figures, "left_out": left_out, "samples": {**asdict(sampling), "precision": about.pop("precision")},
+        "checkpoint": {"source": checkpoint, **loaded.made, **about}, "features": network.about,
+        "reference": reference.about, "drawn_with": samples.versions(), "versions": versions(),
     }  # fmt: skip
-    append(out / RESULTS, result)
+    add_line(out / RESULTS, result)
     print(table(result, out))
     return result
 
 
-def provenance(loaded, checkpoint: str, about: dict, sampling: Sampling) -> dict:
-    """How the samples were made, and what is known of the checkpoint that made them."""
-    config = find(checkpoint, about["weights"]).config
-    trained = {name: config.get(name) for name in ("ema_decay", "trained_steps")}
+def provenance(loaded, vae: str | None, codec) -> dict:
+    """Which weights make the samples, and which VAE their pictures: what must not change from one to the next."""
     precision = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
-    samples = {**asdict(sampling), "precision": precision}
-    return {"samples": samples, "checkpoint": {"source": checkpoint, **about, **trained}}
+    decoder = codec.about if isinstance(codec, Autoencoder) else {}
+    told = {name: decoder[name] for name in ("vae_checksum", "scaling_factor", "shift_factor") if name in decoder}
+    weights = {"weights": loaded.weights, "checksum": checksum(loaded.model.state_dict()), "precision": precision}
+    return {**weights, "codec": vae or loaded.codec_hint, **told}
 
 
 def check_sampling(loaded, sampling: Sampling) -> None:
@@ -118,46 +112,18 @@ def check_sampling(loaded, sampling: Sampling) -> None:
     sample(loaded.model, [0], **sampling.options)
 
 
-@contextmanager
-def told_which_knob(batch_size: int):
-    """Around work on batches: running out of memory becomes a ValueError that says what to turn."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            raise ValueError(f"out of memory: give a --batch-size below {batch_size}") from error
-        raise
-
-
-def checksum(model: torch.nn.Module) -> str:
-    """A number that tells a model's weights from others'."""
-    total = 0
-    for tensor in model.state_dict().values():
-        total = zlib.crc32(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy(), total)
-    return f"{total:08x}"
-
-
 def versions() -> dict[str, str]:
     """The commit of dit_lab where it is a checkout, else its version, and the libraries' versions."""
     root, ours = Path(__file__).parents[1], {}
     if (root / ".git").exists() and which("git"):
         call = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
         ours["commit"] = subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
-    else:
+    if not ours.get("commit"):  # no checkout, or one that git refuses because it is somebody else's
+        ours.pop("commit", None)
         with suppress(PackageNotFoundError):  # a copy of the sources is neither a checkout nor installed
             ours["dit_lab"] = version("dit_lab")
     libraries = {name: version(name) for name in ("torch", "torchmetrics", "diffusers")}
     return {**ours, "python": sys.version.split()[0], **libraries}
-
-
-def append(path: Path, result: dict) -> None:
-    """Add one whole line of JSON to a file, on a line of its own also after one that was cut off."""
-    before = path.read_bytes() if path.is_file() else b""
-    gap = "" if before.endswith(b"\n") or not before else "\n"
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(f"{gap}{json.dumps(result)}\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def table(result: dict, out: Path) -> str:
@@ -165,4 +131,5 @@ def table(result: dict, out: Path) -> str:
     lines = [f"{name:<26}{value:12.4f}" for name, value in result["figures"].items()]
     lines += [f"{name:<26}{'-':>12}  {reason}" for name, reason in result["left_out"].items()]
     spelt = lambda group: ", ".join(f"{name} {value}" for name, value in result[group].items() if value is not None)
-    return "\n".join([*lines, *(f"{group}: {spelt(group)}" for group in list(result)[2:]), f"kept in {out / RESULTS}"])
+    groups = ("samples", "checkpoint", "features", "reference", "versions")
+    return "\n".join([*lines, *(f"{group}: {spelt(group)}" for group in groups), f"kept in {out / RESULTS}"])

@@ -5,7 +5,7 @@ trained when it is first needed. `python -m dit_lab.features` makes one to ship.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.reading import read_safetensors
 from dit_lab.data import open_data
-from dit_lab.files import writable, write_tensors
+from dit_lab.files import checksum, writable, write_tensors
 from dit_lab.program import run
 
 JUDGES = Path(str(files("dit_lab.zoo"))) / "judges"
@@ -110,7 +110,10 @@ def classifier_for(train, path: Path) -> Classifier:
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        keep(path, train_classifier(train), {"shape": list(train.shape), "classes": train.names})
+        about = {"shape": list(train.shape), "classes": train.names, "fingerprint": train.fingerprint}
+        keep(path, train_classifier(train), about)
+    elif (known := read_safetensors(path)[1].get("fingerprint", train.fingerprint)) != train.fingerprint:
+        raise ValueError(f"{path} was trained on other pictures ({known}); remove it or choose another folder")
     return opened(path, train)
 
 
@@ -147,11 +150,15 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Network:
-    """A feature network: `look(pixels: b 3 h w in uint8) -> Seen`, `width` features; `about` says which it is."""
+    """A feature network: `look(pixels: b 3 h w in uint8) -> Seen`, `width` features; `about` says which it is.
+
+    `classes` are the names of what its logits tell apart, where they are of use.
+    """
 
     look: Callable[[torch.Tensor], Seen]
     width: int
     about: dict
+    classes: list[str] = field(default_factory=list)
 
     @torch.no_grad()
     def see(self, batches: Iterable[np.ndarray], total: int, what: str) -> Seen:
@@ -182,7 +189,8 @@ def small_network(images, split: str, open_train: Callable, folder: Path, device
         features = model.features(x / 127.5 - 1)
         return Seen(features, model.head(features))
 
-    return Network(look, Classifier.WIDTH, {"network": "small", "name": name})
+    about = {"network": "small", "name": name, "checksum": checksum(model.state_dict())}
+    return Network(look, Classifier.WIDTH, about, images.names)
 
 
 def shipped(images, split: str) -> Path | None:

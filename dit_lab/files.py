@@ -1,5 +1,6 @@
 """Writing files so that a reader never meets half of one: beside the place first, then renamed into it."""
 
+import hashlib
 import json
 import os
 from contextlib import contextmanager, suppress
@@ -65,6 +66,27 @@ def store_pickled(path: Path, tensors: dict) -> None:
         torch.save(tensors, path)
     except RuntimeError as error:
         raise OSError(str(error).splitlines()[0]) from error
+
+
+def checksum(tensors: dict[str, torch.Tensor]) -> str:
+    """What tells tensors from others: the first digits of the SHA-256 of their bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def add_line(path: Path, content) -> None:
+    """Add one whole line of JSON to a file, on a line of its own also after one that was cut off. Raises OSError."""
+    try:
+        with open(path, "ab+") as file:
+            cut_off = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read() != b"\n"
+            file.write(b"\n" * cut_off + json.dumps(content).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror or error}") from error
 
 
 def write_json(path: str | Path, content) -> None:

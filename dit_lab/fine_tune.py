@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dit_lab.checkpoints.loading import Loaded
+from dit_lab.codecs import Autoencoder, open_vae
 from dit_lab.presets import build
 
 TABLE = "label_embedding.weight"
@@ -23,11 +24,7 @@ def adapted(loaded: Loaded, images) -> tuple[nn.Module, list[str]]:
     (channels, *size), old = images.shape, loaded.config
     if channels != old.in_channels:
         raise ValueError(f"{loaded.source} takes {old.in_channels} channels, the data has {channels}")
-    if loaded.codec_hint not in (None, images.codec):
-        raise ValueError(
-            f"{loaded.source} was trained on what {loaded.codec_hint} makes of pictures, the data is made by "
-            f"{images.codec}; encode it with {loaded.codec_hint}"
-        )
+    check_codec(loaded, images)
     config = replace(old, input_size=tuple(size), num_classes=len(images.names))
     model = build(config)
     rows = kept_rows(loaded.labels, images.names)
@@ -42,10 +39,42 @@ def adapted(loaded: Loaded, images) -> tuple[nn.Module, list[str]]:
     return model, list(told(old, config, rows))
 
 
+def check_codec(loaded: Loaded, images) -> None:
+    """Raise ValueError where the data's channels are not what the model was trained on, whatever their VAE's name."""
+    hint, there = loaded.codec_hint, getattr(images, "encoder", None)
+    if hint is None or hint == images.codec == "pixels":
+        return
+    known = loaded.made.get("encoder_checksum")
+    if known is None and there is not None and hint != images.codec:
+        known = encoder_named(hint)
+    if not (known == there if known and there else hint == images.codec):
+        other = " with other weights" if hint == images.codec else ""
+        raise ValueError(
+            f"{loaded.source} was trained on what {hint} makes of pictures, the data is made by {images.codec}{other}; "
+            f"encode it with {hint}{' as it was' if other else ''}"
+        )
+
+
+def encoder_named(hint: str) -> str | None:
+    """What tells the encoder of a VAE from others, None where it does not open."""
+    try:
+        return Autoencoder(open_vae(hint)).about["encoder_checksum"]
+    except ValueError:
+        return None
+
+
 def kept_rows(before: list[str], now: list[str]) -> dict[int, int]:
-    """Which row of the old label table each row of the new one takes, by the classes' names; the last is null's."""
-    places = {name: row for row, name in enumerate(before)}
-    return {row: places[name] for row, name in enumerate(now) if name in places} | {len(now): len(before)}
+    """Which row of the old label table each row of the new one takes, by the classes' names; the last is null's.
+
+    Of classes that share a name, as two of ImageNet's do twice, the first takes the first's row, and so on.
+    """
+    places = {name: row for row, name in enumerate(numbered(before))}
+    return {row: places[name] for row, name in enumerate(numbered(now)) if name in places} | {len(now): len(before)}
+
+
+def numbered(names: list[str]) -> list[tuple[str, int]]:
+    """Each name, and how often it was there before."""
+    return [(name, names[:place].count(name)) for place, name in enumerate(names)]
 
 
 def told(old, config, rows: dict[int, int]):

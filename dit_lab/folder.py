@@ -5,13 +5,12 @@ since the state before it, and writes the same model and the same log lines agai
 """
 
 import json
-import os
 from pathlib import Path
 
 from dit_lab.checkpoints import save
 from dit_lab.checkpoints.own import TENSORS
 from dit_lab.checkpoints.places import STATE
-from dit_lab.files import atomic
+from dit_lab.files import add_line, atomic
 from dit_lab.parallel import bare, processes
 from dit_lab.state import TrainState
 
@@ -47,10 +46,11 @@ def checkpoint(out: Path, state: TrainState, run: dict, images) -> None:
     Further averages are checkpoints in folders of their own, `ema-0.999`.
     """
     model = bare(state.model)
+    made = {"encoder_checksum": images.encoder} if hasattr(images, "encoder") else {}
     for decay in state.averages:
         tensors = state.weights(decay)
         if processes().is_main_process:
-            extra = {"trained_steps": state.step, "ema_decay": decay}
+            extra = {"trained_steps": state.step, "ema_decay": decay, **made}
             folder = out if state.title(decay) == "ema" else out / state.title(decay)
             save(folder, model, labels=images.names, codec_hint=images.codec, extra=extra, tensors=tensors)
     state.save(out / STATE, run)
@@ -63,10 +63,7 @@ def log(out: Path, state: TrainState) -> dict[str, float]:
     state.recent = []
     if not processes().is_main_process:
         return means
-    with open(out / LOG, "a") as file:
-        file.write(json.dumps({"step": state.step, **means}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    add_line(out / LOG, {"step": state.step, **means})
     return means
 
 

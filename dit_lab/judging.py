@@ -116,8 +116,8 @@ def fitting(reference: Reference, network: Network, path: Path) -> Reference:
 def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_size: int, seed: int):
     """All figures that can be had, and why others cannot: `-> (figures by name, reasons by name)`.
 
-    `asked: n` are the labels of the samples, None for a model without classes. Inception's figures have their
-    published names; other networks' have others, so that nobody compares them.
+    `asked` are the labels of the samples (n) and the model's class names, None for a model without classes. Distances
+    have their published names (fid, kid) with Inception only, others with other networks, so that nobody compares them.
     """
     real = None
     if reference.pixels is not None:
@@ -139,10 +139,20 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
     for name in tqdm([name for name in todo if name not in left_out], desc="figures", delay=2):
         figures |= todo[name]()
     if not known and asked is not None:
-        figures["agreement"] = agreement(drawn.logits.argmax(1), torch.from_numpy(asked))
+        labels, names = asked
+        if same_classes(names, network.classes):
+            figures["agreement"] = agreement(drawn.logits.argmax(1), torch.from_numpy(labels))
+        else:
+            left_out["agreement"] = "the model's classes have other names than the data's, or another order"
     if not known and reference.labels is not None:
         figures["agreement_of_real"] = agreement(real.logits.argmax(1), torch.from_numpy(reference.labels))
     return figures, left_out
+
+
+def same_classes(names: list[str], others: list[str]) -> bool:
+    """Whether class numbers mean the same by these names; mere numbers for names do not say."""
+    numbers = [str(number) for number in range(len(names))]
+    return names == others or numbers in (names, others)
 
 
 def distance(drawn: Seen, real: Seen | None, reference: Reference) -> float:

@@ -22,7 +22,8 @@ from dit_lab.files import atomic, write_json
 from dit_lab.pictures import DataError
 
 INDEX = "latents.json"
-VERSION = 1
+VERSION = 2
+SAME = ("encoder_checksum", "size", "pictures_checksum")
 AGAIN = "run the same encode command again, which writes what is missing"
 
 
@@ -52,9 +53,14 @@ class Latents:
         return self.about["vae"]
 
     @property
+    def encoder(self) -> str:
+        """What tells the encoder that made the latents, and their scaling, from others, whatever their VAE's name."""
+        return self.about["encoder_checksum"]
+
+    @property
     def fingerprint(self) -> dict:
         """What tells this set from another in a file."""
-        same = {name: self.about[name] for name in ("vae", "vae_checksum", "size", "pictures_checksum")}
+        same = {name: self.about[name] for name in SAME}
         return {"pictures": len(self), "labels": zlib.crc32(self.labels.tobytes()), **same}
 
     def batch(self, indices: Sequence[int], mirrored=None, noise=None) -> tuple[torch.Tensor, torch.Tensor]:

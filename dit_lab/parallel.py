@@ -1,14 +1,19 @@
 """One process or many: accelerate launches and joins them, torch replicates the model (DDP) or shards it (FSDP).
 
-`accelerate launch --num_processes 2 -m dit_lab.train …` starts them. Alone, everything here is the identity.
+`accelerate launch --multi_gpu --num_processes 2 -m dit_lab.train …` starts them, on CPUs too; without `--multi_gpu` it
+starts one where a machine has a single GPU or none. Alone, everything here is the identity.
 """
 
 import os
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# One may download or decode a data set, or judge samples, while the others wait. A launcher stops those of a dead one.
+PATIENCE = timedelta(days=7)
 
 
 class Alone:
@@ -30,7 +35,7 @@ def processes():
         return Alone()  # the core trains where accelerate is not installed, and need not wait for its import
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 def share_out(model: nn.Module, shard: bool) -> nn.Module:

@@ -3,17 +3,30 @@
 import sys
 from collections.abc import Callable
 
+# What to turn when memory runs out, by program.
+LESS = {
+    "dit_lab train": "take more passes (--accumulate), --checkpointing, --precision bf16 or a smaller model",
+    "dit_lab sample": "ask for fewer --labels at once, or take --device cpu",
+    "dit_lab evaluate": "take a smaller --batch-size, and --out another folder",
+}
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # as torch says it, by device
 
 
 def run(function: Callable, name: str, arguments: list[str] | None = None) -> None:
-    """Call `function` with the command line's arguments; bad input is a sentence on standard error and exit code 2."""
+    """Call `function` with the command line's arguments; bad input is a sentence on standard error and exit code 2.
+
+    So is running out of memory, with exit code 1.
+    """
     import tyro
 
     try:
         tyro.cli(function, prog=name, args=arguments)
     except (ValueError, OSError) as error:
         stop(str(error), 2)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        stop(f"out of memory; {LESS.get(name, 'take a smaller --batch-size')}", 1)
     except KeyboardInterrupt:
         stop("interrupted", 130)
 

@@ -20,7 +20,7 @@ from dit_lab.objectives import PROCESSES, objective
 from dit_lab.parallel import anywhere, processes
 from dit_lab.presets import PRESETS, build
 from dit_lab.process import PREDICTIONS
-from dit_lab.program import out_of_memory, stop
+from dit_lab.program import stop
 from dit_lab.train import NonFiniteLoss, TrainOptions, train
 
 
@@ -85,7 +85,7 @@ def train_command(
 ) -> None:
     """Train a DiT on labelled pictures. Ctrl-C (or SIGTERM) saves and stops; --resume continues, on a CPU bit by bit.
 
-    Several GPUs or machines: accelerate launch -m dit_lab.train with the same options.
+    Several GPUs or machines: accelerate launch --multi_gpu --num_processes 8 -m dit_lab.train with the same options.
     Exit codes: 0 done, 1 the loss turned NaN or memory ran out, 2 bad input, 130 stopped by Ctrl-C and 143 by SIGTERM,
     both saved.
 
@@ -110,10 +110,6 @@ def train_command(
         stopped = follow(steps, options.steps)
     except NonFiniteLoss as error:
         stop(str(error), 1)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        stop("out of memory; take more passes (--accumulate), --checkpointing, --precision bf16 or a smaller model", 1)
     if stopped:
         if crew.is_main_process:
             print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)

@@ -75,13 +75,20 @@ class Samples:
         """The file of a batch."""
         return self.folder / f"batch-{number:06}.npz"
 
+    def versions(self) -> list[dict]:
+        """The versions of dit_lab and its libraries that drew the batches, the first one's first."""
+        return json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))["drawn_with"]
+
     def labels(self, start: int, stop: int) -> np.ndarray:
         """Labels of pictures `start` to `stop`: the classes in turn, 0 without classes."""
         return np.arange(start, min(stop, self.sampling.count)) % max(self.classes, 1)
 
-    def open(self, settings: dict) -> None:
-        """Make the folder, or make sure that its batches are of these settings. Raises ValueError."""
-        settings, path = json.loads(json.dumps(settings)), self.folder / SETTINGS
+    def open(self, settings: dict, versions: dict) -> None:
+        """Make the folder, or make sure that its batches are of these settings. Raises ValueError.
+
+        `versions` are those that draw what is missing.
+        """
+        settings, path, kept = json.loads(json.dumps(settings)), self.folder / SETTINGS, {}
         if any(self.folder.glob("batch-*.npz")):
             kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
             changed = [f"{n} {kept.get(n)} (now {now})" for n, now in settings.items() if kept.get(n) != now]
@@ -90,7 +97,10 @@ class Samples:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(".*.partial"):
             leftover.unlink()
-        write_json(path, settings)
+        drawn_with = kept.get("drawn_with", [])
+        if versions not in drawn_with and not all(self.path(number).is_file() for number in range(len(self))):
+            drawn_with.append(versions)
+        write_json(path, {**settings, "drawn_with": drawn_with})
 
     def draw(self, model, codec, rank: int, processes: int) -> None:
         """Make this process's share of the batches that are not there yet."""
@@ -109,9 +119,12 @@ class Samples:
             adm.write(self.path(number), len(pixels), [(pixels, labels)])
 
 
-def draw(model, count: int, steps: int, cfg_scale: float):
-    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`."""
+def draw(model, count: int, steps: int, cfg_scale: float, decode=lambda latents: latents):
+    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`.
+
+    `decode` makes pictures of what the model denoises, where those are not pictures yet.
+    """
     labels = torch.arange(count) % model.config.num_classes
     batches = tqdm(labels.split(BATCH), desc=f"{count} samples", unit="batch", mininterval=1)
-    drawn = [generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=k) for k, y in enumerate(batches)]
-    return torch.cat(drawn).clamp(-1, 1), labels
+    one = lambda y, seed: decode(generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=seed))
+    return torch.cat([one(y, seed) for seed, y in enumerate(batches)]).clamp(-1, 1), labels

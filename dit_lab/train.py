@@ -1,7 +1,8 @@
 """Training as a generator: a notebook, the command line and the app are three callers of the same loop.
 
 DiT paper, section 4: AdamW at 1e-4 without decay, EMA 0.9999, labels dropped with probability 0.1 for guidance. One
-process or many run the same loop on the same batches: `accelerate launch --num_processes 8 -m dit_lab.train …`.
+process or many run the same loop on the same batches:
+`accelerate launch --multi_gpu --num_processes 8 -m dit_lab.train …`.
 """
 
 import math

@@ -19,7 +19,7 @@ from shared import assert_same
 
 from dit_lab import presets
 from dit_lab.blocks import BLOCKS
-from dit_lab.checkpoints import load, meta_dit, save
+from dit_lab.checkpoints import CheckpointError, load, meta_dit, save
 from dit_lab.data import open_data
 from dit_lab.train import TrainOptions, train
 
@@ -177,6 +177,7 @@ def test_a_training_run_gives_its_average_or_its_trained_weights(place, run, tmp
     if place == "moved":
         source = shutil.copy(folder / "state.safetensors", tmp_path / "elsewhere.safetensors")
     average, last = load(source), load(source, weights="model")
+    assert (average.weights, last.weights) == ("ema", "model") and "ema_decay" not in last.made
     assert_same(last.model.state_dict(), trained)
     assert average.config == last.config and average.labels == list("0123456789")
     tensors = load_file(folder / "state.safetensors")
@@ -412,3 +413,23 @@ def test_loading_imports_no_compiler():
     """`torch._dynamo` alone takes longer to import than a small checkpoint to load."""
     ask = "import sys, dit_lab; dit_lab.load('mnist'); sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", ask], cwd=Path(__file__).parents[1], check=True)
+
+
+def test_averaged_weights_are_never_taken_for_those_as_trained(tmp_path):
+    average = save(tmp_path / "average", tiny(), extra={"ema_decay": 0.99, "trained_steps": 5})
+    assert (load(average).weights, load(average).made) == ("ema", {"ema_decay": 0.99, "trained_steps": 5})
+    with pytest.raises(CheckpointError, match="holds averaged weights"):
+        load(average, weights="model")
+    with pytest.raises(CheckpointError, match="holds averaged weights"):
+        load("mnist", weights="model")
+    silent = save(tmp_path / "silent", tiny())
+    assert load(silent, weights="model").weights is load(silent).weights is None
+
+
+def test_what_is_known_of_the_training_stays_with_a_converted_checkpoint(tmp_path, command):
+    made = {"ema_decay": 0.99, "trained_steps": 5, "encoder_checksum": "0123"}
+    save(tmp_path / "average", tiny(), extra=made)
+    for name, form in ("ours", "dit_lab"), ("theirs.pt", "meta_dit"):
+        code, _, complaint = command("convert", tmp_path / "average", tmp_path / name, "--to", form)
+        assert code == 0, complaint
+        assert (load(tmp_path / name).weights, load(tmp_path / name).made) == ("ema", made)

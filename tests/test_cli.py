@@ -14,6 +14,7 @@ from PIL import Image
 
 from dit_lab import cli
 from dit_lab.checkpoints import save
+from dit_lab.files import add_line
 from dit_lab.presets import build
 
 ROOT = Path(__file__).parents[1]
@@ -151,3 +152,13 @@ def test_training_into_a_file_is_told(command, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, said = command("train", "--steps", 1, "--out", tmp_path / "file")
     assert code == 2 and "file is a file; give the run a folder" in said
+
+
+def test_a_line_is_added_whole_also_after_one_that_was_cut_off(tmp_path):
+    path = tmp_path / "log.jsonl"
+    add_line(path, {"first": 1})
+    path.write_text(path.read_text() + '{"cut')
+    add_line(path, {"second": 2})
+    assert path.read_text().splitlines() == ['{"first": 1}', '{"cut', '{"second": 2}']
+    with pytest.raises(OSError, match="could not write /dev/full: No space left"):
+        add_line(Path("/dev/full"), {})

@@ -17,6 +17,7 @@ from dit_lab.checkpoints.meta_dit import labels_of
 from dit_lab.codecs import open_codec
 from dit_lab.convert import WRITERS, convert_command
 from dit_lab.diffusion import Diffusion
+from dit_lab.objectives import objective
 from dit_lab.presets import build
 from dit_lab.sampling import generate
 
@@ -511,3 +512,11 @@ def test_a_sharded_pipeline_is_replaced_whole(convert, imagenet, vae, tmp_path):
     opened = DiTPipeline.from_pretrained(pipe)
     assert_same(opened.vae.state_dict(), decoder)
     assert torch.equal(opened.transformer.proj_out_2.weight, load(imagenet).model.out.weight)
+
+
+@pytest.mark.parametrize("trained_for", [objective("flow"), objective(prediction="velocity")])
+def test_an_objective_that_diffusers_does_not_know_is_refused_before_anything_is_written(trained_for, tmp_path):
+    save(tmp_path / "flow", tiny(**trained_for))
+    with pytest.raises(CheckpointError, match="DiTPipeline takes linear, cosine schedules and eps, x0, v predictions"):
+        convert_command(str(tmp_path / "flow"), tmp_path / "pipeline", to="diffusers")
+    assert not (tmp_path / "pipeline").exists()

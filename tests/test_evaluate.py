@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from shared import processes, stirred
 from dit_lab import adm, samples
 from dit_lab.checkpoints import save
 from dit_lab.data import open_data
-from dit_lab.evaluate import RESULTS, append, evaluate_command, told_which_knob
-from dit_lab.features import KEPT, Network, Seen, keep, train_classifier
+from dit_lab.evaluate import RESULTS, evaluate_command
+from dit_lab.features import KEPT, Network, Seen, keep, small_network, train_classifier
 from dit_lab.judging import Judging, Reference, measure
 from dit_lab.samples import Sampling
 
@@ -149,7 +150,7 @@ def test_other_weights_at_the_same_place_are_other_samples(home):
     model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2)
     model.out.bias.data += 0.1
     save(home / "retrained" / "model", model, codec_hint="pixels")
-    with pytest.raises(ValueError, match="crc32"):
+    with pytest.raises(ValueError, match="checksum"):
         evaluate(home / "retrained", "first")
 
 
@@ -183,9 +184,31 @@ def test_inceptions_figures_have_their_published_names_and_the_inception_score()
     random = np.random.default_rng(0)
     real, drawn = (random.integers(0, 256, (n, 3, 4, 4)).astype(np.uint8) for n in (50, 40))
     seen = network.see([drawn], 40, "samples")
-    figures, left_out = measure(network, seen, np.zeros(40), Reference(real, None, None, {}), 16, 0)
+    figures, left_out = measure(network, seen, (np.zeros(40), []), Reference(real, None, None, {}), 16, 0)
     assert {"fid", "kid", "kid_deviation", "precision", "recall", "inception_score"} < figures.keys()
     assert "agreement" not in figures and not left_out
+
+
+@pytest.mark.parametrize(("names", "counted"), [("abcdefghij", True), ("bacdefghij", False), ("0123456789", True)])
+def test_agreement_is_left_out_where_class_numbers_mean_something_else(names, counted, home):
+    digits = open_data("digits", split="test")
+    network = small_network(digits, "test", lambda: open_data("digits"), home, torch.device("cpu"))
+    network = replace(network, classes=list("abcdefghij"))
+    drawn = network.see([digits.pixels[:40]], 40, "samples")
+    reference = Reference(digits.pixels, None, digits.labels, {})
+    figures, left_out = measure(network, drawn, (digits.labels[:40], list(names)), reference, 30, 0)
+    assert ("agreement" in figures) == counted == ("agreement" not in left_out)
+
+
+def test_a_line_names_the_versions_that_drew_the_samples_also_when_others_judge_them(home, monkeypatch):
+    shutil.copytree(home / "first", home / "later")
+    monkeypatch.setattr("dit_lab.evaluate.versions", lambda: {"commit": "later"})
+    evaluate(home, "later")
+    first, second = lines(home / "later")
+    assert second["drawn_with"] == [first["versions"]] and second["versions"] == {"commit": "later"}
+    (home / "later" / "batch-000001.npz").unlink()
+    evaluate(home, "later")
+    assert lines(home / "later")[2]["drawn_with"] == [first["versions"], {"commit": "later"}]
 
 
 @pytest.mark.parametrize(
@@ -234,22 +257,6 @@ def test_a_model_that_makes_nan_is_told_and_no_batch_is_kept(home, monkeypatch):
     with pytest.raises(ValueError, match="batch 0 holds NaN or Inf"):
         evaluate(home, "nan")
     assert not list((home / "nan").glob("batch-*"))
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_out_of_memory_says_which_knob_to_turn(error):
-    with pytest.raises(ValueError, match="give a --batch-size below 100"), told_which_knob(100):
-        raise error
-    with pytest.raises(RuntimeError, match="another"), told_which_knob(100):
-        raise RuntimeError("another")
-
-
-def test_a_line_is_added_whole_also_after_one_that_was_cut_off(tmp_path):
-    path = tmp_path / RESULTS
-    append(path, {"first": 1})
-    path.write_text(path.read_text() + '{"cut')
-    append(path, {"second": 2})
-    assert path.read_text().splitlines() == ['{"first": 1}', '{"cut', '{"second": 2}']
 
 
 class Trap:

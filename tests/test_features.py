@@ -85,6 +85,13 @@ def test_a_kept_classifier_of_other_pictures_is_refused(tmp_path):
             classifier_for(images, path)
 
 
+def test_a_kept_classifier_of_other_pictures_with_the_same_classes_is_refused(tmp_path, digits):
+    path = tmp_path / "classifier.safetensors"
+    classifier_for(Images(digits.pixels[:200], digits.labels[:200], digits.names), path)
+    with pytest.raises(ValueError, match="was trained on other pictures"):
+        classifier_for(digits, path)
+
+
 def test_a_network_made_to_ship_is_found_again_by_the_labels_and_the_size_not_by_a_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(features, "JUDGES", tmp_path)
     train_command(data="digits", out=tmp_path / "whatever.safetensors", epochs=1)

@@ -51,7 +51,8 @@ def test_the_loss_is_the_mean_square_of_what_is_predicted(prediction):
     target = eps - x0 if prediction == "velocity" else x0
     assert_close(losses.mse, target.square().mean((1, 2, 3)))
     assert torch.equal(losses.loss, losses.mse) and not losses.vb.any()
-    assert_close(seen[0][0], flow.noised(x0, i, eps)) and assert_close(seen[0][1], i + 1)
+    assert_close(seen[0][0], flow.noised(x0, i, eps))
+    assert_close(seen[0][1], i + 1)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from dit_lab.latents import open_latents, shard_count, shard_path, shard_range, 
 from dit_lab.pictures import DataError
 
 ABOUT = {
-    "vae": "some/vae", "vae_checksum": "0123", "split": "train", "size": [8, 8], "shape": [4, 2, 3],
-    "distribution": True, "pictures": 10, "pictures_checksum": 7, "shard_size": 4,
+    "vae": "some/vae", "encoder_checksum": "0123", "split": "train", "size": [8, 8],
+    "shape": [4, 2, 3], "distribution": True, "pictures": 10, "pictures_checksum": 7, "shard_size": 4,
 }  # fmt: skip
 
 
@@ -64,8 +64,8 @@ def test_the_index_has_mean_and_std_of_each_channel_over_pictures_and_mirror_ima
     assert told["std"] == pytest.approx(spread.tolist())
 
 
-def test_two_caches_are_told_apart_by_their_vae(tmp_path):
-    cache(tmp_path / "one"), cache(tmp_path / "same"), cache(tmp_path / "other", vae_checksum="4567")
+def test_two_caches_are_told_apart_by_their_encoder_whatever_its_name(tmp_path):
+    cache(tmp_path / "one"), cache(tmp_path / "same", vae="moved"), cache(tmp_path / "other", encoder_checksum="4567")
     one, same, other = (open_latents(tmp_path / name).fingerprint for name in ("one", "same", "other"))
     assert one == same != other and json.loads(json.dumps(one)) == one
 
@@ -137,6 +137,6 @@ def test_a_broken_index_is_one_sentence(index, tmp_path):
 def test_an_index_of_another_version_says_so(tmp_path):
     cache(tmp_path)
     index = json.loads((tmp_path / "latents.json").read_text())
-    (tmp_path / "latents.json").write_text(json.dumps(index | {"version": 2}))
-    with pytest.raises(DataError, match="is of version 2; this dit_lab reads 1"):
+    (tmp_path / "latents.json").write_text(json.dumps(index | {"version": 1}))
+    with pytest.raises(DataError, match="is of version 1; this dit_lab reads 2"):
         open_data(tmp_path)

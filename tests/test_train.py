@@ -15,7 +15,8 @@ from dit_lab.checkpoints import load
 from dit_lab.data import Images, open_data
 from dit_lab.diffusion import Diffusion
 from dit_lab.presets import build
-from dit_lab.run import ModelOptions, train_command
+from dit_lab.program import run
+from dit_lab.run import train_command
 from dit_lab.sampling import generate
 from dit_lab.state import TrainState
 from dit_lab.train import NonFiniteLoss, TrainOptions, train, uses_bf16
@@ -244,6 +245,6 @@ def test_memory_that_runs_out_names_the_knobs(monkeypatch, tmp_path, capsys):
     digits = open_data("digits")
     monkeypatch.setattr("dit_lab.run.open_data", lambda *_, **__: Full(digits.pixels, digits.labels, digits.names))
     with pytest.raises(SystemExit) as left:
-        train_command(replace(QUICK), ModelOptions(preset="DiT-nano/8"), out=tmp_path / "run")
+        run(train_command, "dit_lab train", ["--preset", "DiT-nano/8", "--out", str(tmp_path / "run")])
     assert left.value.code == 1
     assert "out of memory; take more passes (--accumulate), --checkpointing" in capsys.readouterr().err

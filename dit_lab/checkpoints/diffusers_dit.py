@@ -160,15 +160,21 @@ def scheduler_json(config: DiTConfig) -> dict:
 
     diffusers' DDIM goes down by 1000 // steps whatever its spacing: "trailing" fits that in any number of steps that
     divides 1000, and is ours in 1 and in 1000; "linspace" has our timesteps more often, but misses the next by one.
+    Raises CheckpointError on what DDIMScheduler does not know.
     """
-    invert = lambda table, value: next(theirs for theirs, ours in table.items() if ours == value)
+    schedules, predictions = ({ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS))
+    if config.schedule not in schedules or config.prediction not in predictions:
+        raise CheckpointError(
+            f"diffusers' DiTPipeline takes {', '.join(schedules)} schedules and {', '.join(predictions)} predictions, "
+            f"not {config.schedule} and {config.prediction}"
+        )
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": 1000,
         "beta_start": 0.0001,
         "beta_end": 0.02,
-        "beta_schedule": invert(SCHEDULES, config.schedule),
-        "prediction_type": invert(PREDICTIONS, config.prediction),
+        "beta_schedule": schedules[config.schedule],
+        "prediction_type": predictions[config.prediction],
         "clip_sample": False,
         "set_alpha_to_one": True,
         "timestep_spacing": "trailing",

@@ -1,7 +1,7 @@
 """`load`: any checkpoint as a model, built without memory of its own and filled with the file's tensors, strictly."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 
 import torch
@@ -17,6 +17,8 @@ from dit_lab.presets import build
 FORMATS = (own, meta_dit, udit, diffusers_dit)
 BARE = (meta_dit, udit)  # their shapes alone say what model it is, or the JSON that `convert` writes beside them
 WEIGHTS = ("ema", "model")
+# Of a checkpoint's training: how long, the decay of the weights' average, which VAE encoder its latents are from.
+MADE = {"trained_steps": int, "ema_decay": float, "encoder_checksum": str}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 MOST_TOKENS = 2**18  # an absurd size would fill the memory, with its position table or when it is used
@@ -26,7 +28,8 @@ MOST_TOKENS = 2**18  # an absurd size would fill the memory, with its position t
 class Loaded:
     """A model in eval mode, its class names (`num_classes` of them), what its channels are, and where it came from.
 
-    `codec_hint` is "pixels", a VAE's folder or hub id, or None where nothing says.
+    `codec_hint` is "pixels", a VAE's folder or hub id, or None where nothing says; `weights` "ema", "model" (as
+    trained) or None likewise. `made` is what else is known: any of `MADE`.
     """
 
     model: nn.Module
@@ -34,12 +37,14 @@ class Loaded:
     labels: list[str]
     codec_hint: str | None
     source: str
+    weights: str | None = None
+    made: dict = field(default_factory=dict)
 
 
 def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None, allow_nonfinite=False) -> Loaded:
     """Load a zoo name, a folder or file of ours, an original `.pt`, a diffusers folder, or a hub id.
 
-    `weights` picks "ema" or "model" where a file holds both; `dtype` None keeps the file's; `heads` says what an
+    `weights` picks "ema" or "model" where there are both; `dtype` None keeps the file's; `heads` says what an
     original file of an unknown width cannot. Nothing in the file is ever run. Raises CheckpointError, in one sentence
     that names the source, when it is not there, not readable, not a DiT, incomplete, contradicts its config, or holds
     NaN or Inf (loaded all the same with `allow_nonfinite`).
@@ -55,6 +60,7 @@ def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None
         form = next((form for form in FORMATS if form.matches(tensors)), None)
         if form is None:
             raise CheckpointError(f"its tensors are no DiT's: {listed(sorted(tensors)) or 'it has none'}")
+        held, made = history(place, about, weights)
         config = described(form, place, tensors, about, heads)
         model = filled(form, config, tensors, dtype, allow_nonfinite)
         labels, codec = named_by(form, place, about, config)  # last: only now is the number of classes to be believed
@@ -64,7 +70,7 @@ def load(source, *, weights="ema", dtype=torch.float32, device="cpu", heads=None
         raise CheckpointError(named(source, f"could not be read: {error.strerror or error}")) from error
     except (TypeError, IndexError, ArithmeticError) as error:  # values and shapes that no config or DiT has
         raise CheckpointError(named(source, f"its config or tensors make no DiT: {first_line(error)}")) from error
-    return Loaded(model.to(device).eval(), config, labels, codec, source)
+    return Loaded(model.to(device).eval(), config, labels, codec, source, held, made)
 
 
 def named(source: str, sentence) -> str:
@@ -80,6 +86,19 @@ def gather(place: Place, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
         more, about = read(path, weights)
         tensors |= more
     return tensors, about
+
+
+def history(place: Place, about: dict, weights: str) -> tuple[str | None, dict]:
+    """(which weights these are where something says, what is known of their training). Raises CheckpointError."""
+    said = {**about, **place.config}
+    made = {name: said[name] for name, kind in MADE.items() if isinstance(said.get(name), kind)}
+    held = weights if "run" in about else about.get("weights", "ema" if "ema_decay" in made else None)
+    held = held if held in WEIGHTS else None  # a file's word
+    if weights == "model" and held == "ema":
+        raise CheckpointError("it holds averaged weights (ema) only, no trained ones (model)")
+    if held == "model":
+        made.pop("ema_decay", None)
+    return held, made
 
 
 def described(form, place: Place, tensors: dict, about: dict, heads) -> Config:

@@ -75,18 +75,21 @@ def pick_run(tensors: dict, weights: str) -> dict[str, torch.Tensor]:
 
 def read_pickled(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
     """Tensors and arguments of a file that `torch.save` wrote, flat or `{model, ema, opt, args}`."""
-    tensors, args = chosen(path, weights)
+    tensors, about = chosen(path, weights)
     parts = min(PARTS, path.stat().st_size // PART_BYTES)
     if parts > 1 and is_mappable(path):
         # PyTorch maps the file as a whole. Mapped anew for each part of the tensors, a part leaves memory when dropped.
         for names in batched(list(tensors), parts):
             again, _ = chosen(path, weights)
             tensors |= {name: again[name] for name in names}
-    return tensors, {"args": vars(args) if isinstance(args, argparse.Namespace) else args}
+    return tensors, about
 
 
-def chosen(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], object]:
-    """The chosen tensors of a pickled file by name, and its `args`. Raises CheckpointError when it has none."""
+def chosen(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """The chosen tensors of a pickled file by name, its `args`, and which `weights` they are where it names them.
+
+    Raises CheckpointError when it has none.
+    """
     content = unpickle(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a model's tensors by name")
@@ -96,7 +99,11 @@ def chosen(path: Path, weights: str) -> tuple[dict[str, torch.Tensor], object]:
     tensors = content[weights if weights in parts else parts[0]] if parts else content
     if strays := [str(name) for name, value in tensors.items() if not (isinstance(name, str) and is_plain(value))]:
         raise CheckpointError(f"{path} is no model's checkpoint, because of what is no tensor: {listed(strays)}")
-    return {unwrapped(name): tensor for name, tensor in tensors.items()}, content.get("args", {})
+    args = content.get("args", {})
+    about = {"args": vars(args) if isinstance(args, argparse.Namespace) else args}
+    if parts:
+        about["weights"] = weights if weights in parts else parts[0]
+    return {unwrapped(name): tensor for name, tensor in tensors.items()}, about
 
 
 def is_plain(value) -> bool:

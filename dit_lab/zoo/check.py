@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dit_lab.checkpoints import load
+from dit_lab.codecs import open_codec
 from dit_lab.data import open_data
 from dit_lab.features import KEPT, classifier_for, everything, judge, opened, shipped
 from dit_lab.files import write_json
@@ -45,7 +46,7 @@ def check(
     loaded = load(name)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
-    size = loaded.config.size[0]
+    decode, size = shown(loaded)
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
     judges = shipped(test, "test")
     classifier = opened(judges, test) if judges else classifier_for(train, out / KEPT)
@@ -53,11 +54,11 @@ def check(
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
     settings = {"sampler": "ddim", "steps": steps}
 
-    drawn, labels = draw(loaded.model, samples, steps, cfg_scale)
+    drawn, labels = draw(loaded.model, samples, steps, cfg_scale, decode)
     seen, _ = judge(classifier, drawn)
     figures["agreement"] = {"samples": samples, "cfg_scale": cfg_scale, **settings, "share": agreement(seen, labels)}
     if distance_samples:
-        drawn, _ = draw(loaded.model, distance_samples, steps, distance_cfg_scale)
+        drawn, _ = draw(loaded.model, distance_samples, steps, distance_cfg_scale, decode)
         _, train_features = judge(classifier, everything(train))
         figures["frechet"] = {
             "samples": distance_samples, "cfg_scale": distance_cfg_scale, **settings,
@@ -67,6 +68,20 @@ def check(
     write_json(out / "figures.json", figures)
     print(json.dumps(figures, indent=2))
     return figures
+
+
+def shown(loaded):
+    """What makes pictures of a model's samples, which are in grey or in RGB, and the side of those pictures.
+
+    Raises ValueError where latents could only be shown roughly.
+    """
+    config = loaded.config
+    if loaded.codec_hint == "pixels":
+        return (lambda pixels: pixels), config.size[0]
+    codec = open_codec(loaded.codec_hint, channels=config.in_channels)
+    if codec.note:
+        raise ValueError(f"{loaded.source}: only pictures can be judged. {codec.note}")
+    return codec.decode, config.size[0] * codec.factor
 
 
 if __name__ == "__main__":

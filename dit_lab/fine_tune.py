@@ -49,9 +49,10 @@ def check_codec(loaded: Loaded, images) -> None:
         known = encoder_named(hint)
     if not (known == there if known and there else hint == images.codec):
         other = " with other weights" if hint == images.codec else ""
+        advice = "give it pictures" if hint == "pixels" else f"encode it with {hint}{' as it was' if other else ''}"
         raise ValueError(
             f"{loaded.source} was trained on what {hint} makes of pictures, the data is made by {images.codec}{other}; "
-            f"encode it with {hint}{' as it was' if other else ''}"
+            f"{advice}"
         )
 
 

@@ -61,7 +61,7 @@ class ModelOptions:
         if given:
             raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, given))}")
         model, changes = adapted(load(self.init), images)
-        for change in changes:
+        for change in changes if processes().is_main_process else ():
             print(f"dit_lab: {change}", file=sys.stderr)
         return model
 

@@ -36,25 +36,27 @@ class Grid:
         """`b (h w) d -> b d h w`."""
         return rearrange(x, "b (h w) d -> b d h w", h=self.rows)
 
-    def rotations(self, heads: int, width: int, factor: int, device, dtype):
+    def rotations(self, heads: int, width: int, factor: int, stride: int, device, dtype):
         """`rotations` of all heads on a grid `factor` times coarser: `-> n (head pair)`, made once a forward."""
-        key = heads, width, factor
+        key = heads, width, factor, stride
         if key not in self.made:
-            table = rotations(width, self.rows // factor, self.columns // factor, device, dtype)
+            table = rotations(width, self.rows // factor, self.columns // factor, stride, device, dtype)
             self.made[key] = repeat(table, "n pair -> n (head pair)", head=heads)
         return self.made[key]
 
 
-def rotations(width: int, rows: int, columns: int, device=None, dtype=torch.float32) -> torch.Tensor:
+def rotations(width: int, rows: int, columns: int, stride=1, device=None, dtype=torch.float32) -> torch.Tensor:
     """2-D rotary positions for heads of `width` e, as unit complex numbers: `-> (h w) (e/2)`.
 
     Frequencies 10000^(-4i/e); column and row alternate (x0, y0, x1, y1 ...), one rotation for each pair of neighbouring
-    features. Raises ValueError unless 4 divides the width.
+    features. A place that stands for `stride` x `stride` others lies in their middle, counted in theirs. Raises
+    ValueError unless 4 divides the width.
     """
     if width % 4:
         raise ValueError(f"2-D rotary positions need heads of a width that 4 divides, not {width}")
     frequencies = THETA ** (-torch.arange(0, width, 4, device=device, dtype=dtype) / width)
-    places = [torch.arange(side, device=device, dtype=dtype) for side in (rows, columns)]
+    middles = lambda side: torch.arange(side, device=device, dtype=dtype) * stride + (stride - 1) / 2
+    places = [middles(side) for side in (rows, columns)]
     row, column = torch.meshgrid(*places, indexing="ij")
     angles = rearrange([column, row], "coordinate h w -> (h w) 1 coordinate") * rearrange(frequencies, "i -> i 1")
     angles = rearrange(angles, "n i coordinate -> n (i coordinate)")
@@ -219,7 +221,8 @@ class GridAttention(nn.Module):
         e, dtype = self.width, x.dtype
         x = x.to(torch.promote_types(dtype, torch.float32))
         if self.rope:
-            x = rotate(x, self.grid.rotations(x.shape[-1] // e, e, factor, x.device, x.dtype))
+            stride = factor // self.sampler.queries  # of coarser keys, in the queries' places
+            x = rotate(x, self.grid.rotations(x.shape[-1] // e, e, factor, stride, x.device, x.dtype))
         x = rearrange(x, "b n (head e) -> b n head e", e=e)
         if self.log_scale is not None:
             scale = rearrange(self.log_scale, "head 1 1 -> head 1").clamp(max=MOST_LOG_SCALE).exp() * math.sqrt(e)

@@ -16,6 +16,7 @@ from dit_lab.checkpoints import load
 from dit_lab.config import Config
 from dit_lab.count import count
 from dit_lab.experiment import Plan, by_model, experiment, folder_of, save_figure, spelt, told, write_page
+from dit_lab.files import write_json
 from dit_lab.presets import RUNGS, ladder
 from dit_lab.program import run
 from dit_lab.spectrum import feature_spectra
@@ -81,13 +82,14 @@ def report(table: dict, results: Path, out: Path) -> None:
             spectra[name] = feature_spectra(record(model, labels, steps=11), model)
     if spectra:
         save_figure(plots.spectrum(spectra), results.with_name("udit_spectrum.png"))
+        write_json(results.with_name("udit_spectrum.json"), {name: seen.as_json() for name, seen in spectra.items()})
     write_page(results.with_suffix(".md"), TITLE, COMMAND, markdown(table))
 
 
 def markdown(table: dict) -> str:
     """The results as a table: mean over the seeds, and half of their range after a ±."""
     lines = [
-        "| rung | what changes | GMACs at the paper's size | MMACs | parameters | loss, unseen | loss, training | "
+        "| rung | what changes | GMACs at the paper's size | MMACs | parameters | mse, unseen | mse + vb, training | "
         "Fréchet | as asked | FID (paper) |",
         "| --- " * 10 + "|",
     ]

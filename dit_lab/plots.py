@@ -115,10 +115,13 @@ def attention_overlay(image, row_map: torch.Tensor, query: int, grid: tuple[int,
     return figure
 
 
-def modulation_heat_map(norms: dict[str, torch.Tensor], t: Sequence[int] | None = None) -> Figure:
+def modulation_heat_map(
+    norms: dict[str, torch.Tensor], t: Sequence[int] | None = None, names: Sequence[str] | None = None
+) -> Figure:
     """`norms`: part name -> block step, as `Trajectory.modulation_norms` gives; one panel and scale a part.
 
-    Attention's parts are above, the MLP's below. With the timesteps `t` the steps are labelled by them.
+    Attention's parts are above, the MLP's below. With the timesteps `t` the steps are labelled by them, with `names`
+    the blocks (a config's `block_names`).
     """
     figure, axes = panels(2, math.ceil(len(norms) / 2), 2.4, grid=False)
     for axis, (part, norm) in zip(axes.flat, norms.items(), strict=False):
@@ -126,6 +129,9 @@ def modulation_heat_map(norms: dict[str, torch.Tensor], t: Sequence[int] | None 
         axis.set(title=part.replace("_", " "), xlabel="step, noisiest first", ylabel="block")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.yaxis.get_major_locator().set_params(integer=True)
+        if names is not None:
+            axis.set_yticks(range(len(names)), names, fontsize=7)
+            axis.set_ylabel("")
         if t is not None:
             marks = sorted({0, len(t) // 2, len(t) - 1})
             axis.set_xticks(marks, [str(t[mark]) for mark in marks])
@@ -191,7 +197,8 @@ def spectrum(models: dict[str, Spectra]) -> Figure:
         shares.set_yticks(range(len(seen.names)), seen.names, fontsize=7)
         marks = sorted({0, middle, len(seen.t) - 1})
         shares.set_xticks(marks, [str(seen.t[mark]) for mark in marks])
-        figure.colorbar(drawn, ax=shares, label=f"share (white noise: {np.mean(seen.noise):.2f})")
+        noise = "–".join(sorted({f"{share:.2f}" for share in (min(seen.noise), max(seen.noise))}))
+        figure.colorbar(drawn, ax=shares, label=f"share (white noise: {noise})")
     figure.suptitle("Fourier power of the features after each block")
     return figure
 

@@ -31,6 +31,16 @@ class Spectra:
     low: torch.Tensor
     noise: list[float]
 
+    def as_json(self) -> dict:
+        """Everything, rounded to four digits."""
+        plain = lambda x: [float(f"{value:.4g}") for value in x] if x.ndim == 1 else [plain(row) for row in x]
+        blocks = zip(self.names, self.frequency, self.power, self.low, self.noise, strict=True)
+        of = lambda name, frequency, power, low, noise: {
+            "name": name, "frequency": plain(frequency), "power": plain(power), "low": plain(low),
+            "noise": round(noise, 4),
+        }  # fmt: skip
+        return {"t": self.t, "blocks": [of(*block) for block in blocks]}
+
 
 def feature_spectra(trajectory: Trajectory, model, steps: Sequence[int] | None = None) -> Spectra:
     """The spectra of every block's output in a recorded run, the mean over its samples and features.

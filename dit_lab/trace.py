@@ -42,14 +42,18 @@ class Seen:
         """A block's map in fp32, `-> b head i j`, or only the rows of some `queries`, the others never computed.
 
         Tokens are numbered on the picture, row by row, also where they attend on interleaved grids: weights between
-        grids are 0. Raises TraceError when that block and kind were not watched, or do not exist.
+        grids are 0. Raises TraceError when that block and kind were not watched, or the query does not exist.
         """
         if (block, kind) not in self.q_k:
             there = ", ".join(f"{kind} of block {number}" for number, kind in self.q_k) or "none"
             raise TraceError(f"there is no {kind} of block {block} among the attention seen: {there}")
         q, k = self.q_k[block, kind]
-        if (block, kind) in self.layouts:
-            return map_on_picture(q, k, self.layouts[block, kind], queries)
+        layout = self.layouts.get((block, kind))
+        tokens = layout.rows * layout.columns if layout else q.shape[2]
+        for query in () if queries is None else queries:
+            place("query", query, tokens)
+        if layout:
+            return map_on_picture(q, k, layout, queries)
         return attention_map(q if queries is None else q[:, :, list(queries)], k)
 
 

@@ -12,6 +12,7 @@ from dit_lab.config import Config, StageShape
 from dit_lab.conv_mlp import ConvBranches, DepthwiseMLP, LinearPair, ReparameterisedMLP
 from dit_lab.grid_layers import DOWNSAMPLE, FACTOR, Conv, Grid, GridAttention
 from dit_lab.layers import MLP, LabelEmbedding, TimestepEmbedding, check_heads, condition_tokens, zeros
+from dit_lab.unfilled import unfilled
 
 PAIRS = 2  # the paper's block is two (attention, MLP) pairs, each with a modulation of its own: two of our blocks
 MLPS = {"plain": MLP, "depthwise": DepthwiseMLP, "reparameterised": ReparameterisedMLP}
@@ -192,12 +193,12 @@ class UDiT(nn.Module):
     def forward(self, x, t, y=None):
         self.check_input(x)
         conds = self.stage_conditions(t, y)
-        x, skips = self.stem(x), []
-        for stage, down in zip(self.encoder, self.down, strict=True):
-            skips.append(stage(x, conds[len(skips)]))
+        x, skips, bottom = self.stem(x), [], len(self.encoder)
+        for stage, down, cond in zip(self.encoder, self.down, conds[:bottom], strict=True):
+            skips.append(stage(x, cond))
             x = down(skips[-1])
-        x = self.middle(x, conds[len(skips)])
-        for stage, up, merge, cond in zip(self.decoder, self.up, self.merge, conds[len(skips) + 1 :], strict=True):
+        x = self.middle(x, conds[bottom])
+        for stage, up, merge, cond in zip(self.decoder, self.up, self.merge, conds[bottom + 1 :], strict=True):
             x = stage(merge(torch.cat([up(x), skips.pop()], dim=1)), cond)
         x = self.neck(x)
         rows = x.shape[-2]
@@ -232,16 +233,16 @@ class UDiT(nn.Module):
 
 
 @torch.no_grad()
-def fold(model: UDiT) -> UDiT:
+def fold(model: nn.Module) -> nn.Module:
     """A new model for inference that computes the same with the re-parameterised MLPs folded into single layers.
 
     `model` stays as it is, also in training; the new one is an ordinary `UDiT` with `mlp="depthwise"`, in eval mode.
-    Folding a model that has nothing to fold copies it. The products are made in float64.
+    Folding a model that has nothing to fold, such as a DiT, copies it. The products are made in float64.
     """
-    if model.config.mlp != "reparameterised":
+    if getattr(model.config, "mlp", None) != "reparameterised":
         return deepcopy(model).eval()
     weight = model.stem.weight
-    with torch.device("meta"):
+    with unfilled():
         folded = UDiT(replace(model.config, mlp="depthwise"), type(model.blocks[0]))
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name, module in model.named_modules():

@@ -1,5 +1,6 @@
 """U-DiT's layers, each against the same written out by hand: a softmax, rotation matrices, branches one by one."""
 
+import itertools
 import math
 from functools import cache
 
@@ -47,12 +48,13 @@ def rotation_by_hand(width, row, column):
     return torch.block_diag(*blocks)
 
 
-def turned_by_hand(x, width):
-    """`x: b d h w -> b d h w`, every head of every place turned."""
+def turned_by_hand(x, width, stride=1):
+    """`x: b d h w -> b d h w`, every head of every place turned; each stands for stride x stride places."""
     out = torch.empty_like(x)
     for row in range(x.shape[2]):
         for column in range(x.shape[3]):
-            matrix = rotation_by_hand(width, row, column).to(x.dtype)
+            middle = (row * stride + (stride - 1) / 2, column * stride + (stride - 1) / 2)
+            matrix = rotation_by_hand(width, *middle).to(x.dtype)
             for head in range(0, x.shape[1], width):
                 out[:, head : head + width, row, column] = x[:, head : head + width, row, column] @ matrix.T
     return out
@@ -62,7 +64,7 @@ def attended_by_hand(q, k, v, scales, heads, *, rope):
     """Softmax attention of all places of q to all of k, `b d h w`; `scales` of a cosine attention, or None."""
     width = q.shape[1] // heads
     if rope:
-        q, k = turned_by_hand(q, width), turned_by_hand(k, width)
+        q, k = turned_by_hand(q, width), turned_by_hand(k, width, q.shape[-1] // k.shape[-1])
     out = torch.empty_like(q)
     for head in range(heads):
         mine = slice(head * width, (head + 1) * width)
@@ -200,6 +202,17 @@ def scores(module, x):
     module(x)
     q, k, _ = seen[0]
     return q @ k.transpose(-1, -2)
+
+
+@torch.no_grad()
+def test_rotary_scores_of_downsampled_keys_depend_on_the_way_to_the_middle_of_their_square_only():
+    module = without_convolution(attention(8, 8, downsample="kv"))
+    found = scores(module, torch.randn(1, 1, DIM).expand(1, 64, DIM))[0].reshape(HEADS, 8, 8, 4, 4)
+    by_way = {}
+    for r, c, s, d in itertools.product(range(8), range(8), range(4), range(4)):
+        by_way.setdefault((2 * s - r, 2 * d - c), []).append(found[:, r, c, s, d])
+    spread = max((torch.stack(same) - same[0]).abs().max() for same in by_way.values())
+    assert spread < 1e-5 * found.abs().max() and max(map(len, by_way.values())) == 16
 
 
 @pytest.mark.parametrize("cosine", (False, True))

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dit_lab"
 
 # From the ground up: a room may import the rooms before it. Rooms on one line are built together.
 FLOORS = """
-files program
+files program unfilled
 layers
 config grid_layers
 conv_mlp
@@ -52,11 +52,19 @@ KNOWS = {
     "blocks/__init__.py": {"dit_lab.blocks.base"},
     "blocks/base.py": {"dit_lab.layers"},
     "config.py": set(),
+    "unfilled.py": set(),
     "grid_layers.py": {"dit_lab.layers"},
     "conv_mlp.py": {"dit_lab.layers", "dit_lab.grid_layers"},
     "geometry.py": set(),
     "dit.py": {"dit_lab.layers", "dit_lab.config", "dit_lab.blocks.base"},
-    "udit.py": {"dit_lab.layers", "dit_lab.config", "dit_lab.grid_layers", "dit_lab.conv_mlp", "dit_lab.blocks.base"},
+    "udit.py": {
+        "dit_lab.layers",
+        "dit_lab.config",
+        "dit_lab.unfilled",
+        "dit_lab.grid_layers",
+        "dit_lab.conv_mlp",
+        "dit_lab.blocks.base",
+    },  # fmt: skip
     "process.py": set(),
     "diffusion.py": {"dit_lab.process"},
     "flow.py": {"dit_lab.process"},
@@ -65,7 +73,7 @@ KNOWS = {
     "sampling.py": {"dit_lab.process", "dit_lab.diffusion", "dit_lab.objectives", "dit_lab.solvers"},
 }
 A_BLOCK_KNOWS = {"dit_lab.layers", "dit_lab.blocks.base"}
-MODELS = ("layers", "config", "grid_layers", "conv_mlp", "blocks", "dit", "udit")
+MODELS = ("layers", "config", "unfilled", "grid_layers", "conv_mlp", "blocks", "dit", "udit")
 MODEL_ROOMS = {*MODELS, "presets"}
 
 PAPER = ("layers", "blocks", "dit", "process", "diffusion", "sampling")
@@ -75,6 +83,7 @@ CORE = (
     "solvers",
     "objectives",
     "config",
+    "unfilled",
     "grid_layers",
     "conv_mlp",
     "udit",

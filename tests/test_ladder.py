@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -43,8 +44,16 @@ def test_the_page_has_the_table_between_its_marks_and_keeps_what_people_wrote(do
     rows = [line for line in page.splitlines() if line.startswith("| toy/")]
     assert [row.split(" | ")[0][2:] for row in rows] == list(ladder())
     assert "Seeds 0;" in page
+    spectra = json.loads(done[1]["results"].with_name("udit_spectrum.json").read_text())
+    assert [len(seen["blocks"]) for seen in spectra.values()] == [12, 12] and len(spectra["toy/unet"]["t"]) == 11
+    assert all(len(block["low"]) == 11 for seen in spectra.values() for block in seen["blocks"])
     for name in ("udit_ladder.png", "udit_spectrum.png"):
         assert done[1]["results"].with_name(name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_that_ships_has_the_table_of_the_results_beside_it():
+    results = Path(__file__).parents[1] / "docs" / "results" / "udit_ladder.json"
+    assert markdown(json.loads(results.read_text())) in results.with_suffix(".md").read_text()
 
 
 def test_results_of_other_settings_are_not_mixed_in(done):

@@ -136,6 +136,8 @@ def test_the_heat_map_has_a_panel_for_every_part(run):
     assert [axis.get_title() for axis in axes] == [part.replace("_", " ") for part in norms]
     assert (axes[2].images[0].get_array().data == norms["gate_attn"].numpy()).all()
     assert axes[0].get_xticklabels()[0].get_text() == "999"
+    named = whole(modulation_heat_map(norms, trajectory.t, trajectory.config.block_names))
+    assert [tick.get_text() for tick in named[0].get_yticklabels()] == trajectory.config.block_names
     adaln = {part: norms[part] for part in ("shift_attn", "scale_attn", "shift_mlp", "scale_mlp")}
     assert len([axis for axis in whole(modulation_heat_map(adaln)) if axis.get_title()]) == 4
 

@@ -48,6 +48,9 @@ def test_maps_are_the_softmax_of_what_the_layers_compute(block):
     assert seen.attention(1).shape == (2, 4, tokens, tokens)
     torch.testing.assert_close(seen.attention(1), explicit, atol=1e-5, rtol=0)
     torch.testing.assert_close(seen.attention(1, queries=[4, 2]), explicit[:, :, [4, 2]], atol=1e-5, rtol=0)
+    for query in -1, explicit.shape[2]:
+        with pytest.raises(TraceError, match=f"query must be a whole number from 0 to {explicit.shape[2] - 1}, not"):
+            seen.attention(1, queries=[query])
 
 
 def test_the_cross_attention_map_is_over_the_condition_tokens():
@@ -144,6 +147,8 @@ def test_a_watched_u_dit_is_bit_identical_and_shows_every_block(downsample, cosi
         assert maps.shape == (2, 2, tokens, tokens)
         torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, tokens))
         torch.testing.assert_close(seen.attention(block, queries=[5, 2]), maps[:, :, [5, 2]])
+        with pytest.raises(TraceError, match=f"query must be a whole number from 0 to {maps.shape[2] - 1}, not -1"):
+            seen.attention(block, queries=[-1])
 
 
 def test_the_map_of_interleaved_grids_is_cosine_attention_written_out_token_by_token():

@@ -266,6 +266,21 @@ def test_a_folded_model_computes_what_the_trained_one_does(block, mlp):
     assert (out - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+@torch.no_grad()
+def test_every_attention_runs_the_fused_kernel(monkeypatch):
+    calls, fused = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k))
+    model = stirred(**FLAT)
+    model(flat_pictures(), T, Y)
+    assert len(calls) == len(model.blocks)
+
+
+def test_a_dit_has_nothing_to_fold():
+    model = build("DiT-nano/4", input_size=8, depth=1)
+    folded = fold(model)
+    assert folded is not model and not folded.training and same_tensors(copied(folded), copied(model))
+
+
 def test_folding_takes_the_branches_away():
     model = stirred()
     folded = fold(model)

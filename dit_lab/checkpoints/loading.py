@@ -6,13 +6,13 @@ from os import PathLike
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from dit_lab.checkpoints import diffusers_dit, meta_dit, own, udit
 from dit_lab.checkpoints.places import Place, find
 from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
 from dit_lab.config import Config
 from dit_lab.presets import build
+from dit_lab.unfilled import unfilled
 
 FORMATS = (own, meta_dit, udit, diffusers_dit)
 BARE = (meta_dit, udit)  # their shapes alone say what model it is, or the JSON that `convert` writes beside them
@@ -156,7 +156,7 @@ def filled(form, config: Config, tensors: dict, dtype, allow_nonfinite: bool) ->
     if math.prod(config.grid) > MOST_TOKENS:
         raise CheckpointError(f"its config says {config.grid[0]} x {config.grid[1]} tokens, the most are {MOST_TOKENS}")
     try:
-        with torch.device("meta"), Undrawn():
+        with unfilled():
             model = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"its config makes no {config.architecture}: {first_line(error)}") from error
@@ -172,17 +172,6 @@ def filled(form, config: Config, tensors: dict, dtype, allow_nonfinite: bool) ->
         check_finite(ours)
     model.load_state_dict(ours, assign=True)
     return model
-
-
-class Undrawn(TorchFunctionMode):
-    """Within it no random numbers are drawn: a model built to be filled needs none.
-
-    On the meta device drawing them would cost no time by itself, but import PyTorch's compiler, which takes seconds.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func.__name__ not in ("normal_", "uniform_"):
-            return func(*args, **(kwargs or {}))
 
 
 def check_same(tensors: dict, expected: dict) -> None:

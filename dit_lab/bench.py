@@ -35,6 +35,8 @@ def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, r
     if batch < 1 or rounds <= WARM_UP:
         raise ValueError(f"a bench needs a batch of at least 1 and {WARM_UP + 1} rounds, not {batch} and {rounds}")
     configs, place = [preset(name) for name in models], pick_device(device)
+    if others := [name for name, config in zip(models, configs, strict=True) if not isinstance(config, DiTConfig)]:
+        raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
     print(f"batch {batch}, {rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
     print(f"{'':36}{'diffusers':>12}{'dit_lab':>12}{'ratio':>8}")
     for name, config in zip(models, configs, strict=True):

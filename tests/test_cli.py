@@ -119,6 +119,7 @@ def test_sample_tells_bad_input(options, told, checkpoint, command, tmp_path, mo
     [
         (["dit_lab.bench", "--models", "foo"], "there is no preset 'foo'"),
         (["dit_lab.bench", "--rounds", "2"], "a bench needs"),
+        (["dit_lab.bench", "--models", "U-DiT-S"], "diffusers has no U-DiT-S; name DiTs"),
         (["dit_lab.bench", "--device", "cpu:x"], "'cpu:x' is no device's name"),
         (["dit_lab.zoo.check", "nosuch"], "nosuch"),
         (["app", "--port", "99999"], "the port must be a number from 1 to 65535"),

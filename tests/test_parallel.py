@@ -16,7 +16,6 @@ from shared import launch
 from torch.testing import assert_close
 
 from dit_lab.batches import parts
-from dit_lab.checkpoints import load
 from dit_lab.data import open_data
 from dit_lab.options import TrainOptions
 from dit_lab.presets import build
@@ -165,14 +164,3 @@ def test_when_a_process_dies_all_stop_with_its_error(tmp_path):
     )  # fmt: skip
     assert ended.returncode != 0 and "picture 7 is gone" in ended.stderr
     assert time.monotonic() - begun < 240
-
-
-def test_accelerate_launches_the_command(tmp_path):
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", "-m", "dit_lab.train",
-        "--preset", "DiT-nano/8", "--depth", "1", "--dim", "32", "--batch-size", "4", "--steps", "2",
-        "--out", str(tmp_path / "run"),
-    ]  # fmt: skip
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert load(tmp_path / "run").config.dim == 32

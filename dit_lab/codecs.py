@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
+from typing import ClassVar
 
 import torch
 from einops import einsum, rearrange, reduce, repeat
@@ -42,6 +43,7 @@ class Pixels:
     """The model's channels are the picture's: `b 1 h w` (grey) or `b 3 h w -> b 3 h w`."""
 
     note: str = ""
+    factor: ClassVar[int] = 1
 
     def encode(self, images):
         return images
@@ -178,6 +180,14 @@ def open_codec(
         return Autoencoder(open_vae(hint, channels).to(device))
     except ValueError as error:
         return without_vae(hint, channels, str(error))
+
+
+def picture_codec(loaded, vae: str | None = None, device="cpu") -> Pixels | Autoencoder:
+    """The codec of a checkpoint (`Loaded`). Raises ValueError where there is only a preview, which is no picture."""
+    codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=device)
+    if codec.note:
+        raise ValueError(f"only pictures can be judged, not a preview of latents. {codec.note}")
+    return codec
 
 
 def without_vae(hint: str, channels: int, reason: str) -> FalseColours | LinearPreview:

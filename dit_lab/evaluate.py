@@ -20,7 +20,7 @@ from einops import rearrange
 
 from dit_lab import adm
 from dit_lab.checkpoints import load
-from dit_lab.codecs import Autoencoder, open_codec
+from dit_lab.codecs import Autoencoder, picture_codec
 from dit_lab.files import add_line, checksum, writable
 from dit_lab.judging import Judging, measure, open_judge
 from dit_lab.parallel import processes
@@ -65,9 +65,7 @@ def evaluate_command(
         writable(path)
     loaded = load(checkpoint, weights=weights, device=place)
     check_sampling(loaded, sampling)
-    codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=place)
-    if codec.note:
-        raise ValueError(f"only pictures can be judged, not a preview of latents. {codec.note}")
+    codec = picture_codec(loaded, vae, place)
     about = provenance(loaded, vae, codec)
     samples = Samples(out, sampling, loaded.config.num_classes)
     if crew.is_main_process:

@@ -4,6 +4,7 @@ A run is a model's name and a seed. What is done is kept: killed or run again, a
 """
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -14,12 +15,15 @@ import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.checkpoints.places import STATE
+from dit_lab.codecs import open_codec
 from dit_lab.config import Config
 from dit_lab.count import count
 from dit_lab.data import Images, open_data
-from dit_lab.features import KEPT, classifier_for, everything, judge
+from dit_lab.encode import encode_command
+from dit_lab.features import everything, judge, judge_for
 from dit_lab.files import atomic, write_json
 from dit_lab.folder import LOG
+from dit_lab.latents import Latents
 from dit_lab.metrics import agreement, frechet_distance
 from dit_lab.objectives import process_of
 from dit_lab.presets import build
@@ -29,6 +33,7 @@ from dit_lab.train import TrainOptions, train
 
 JUDGED = "judged.json"
 MEASURED = "train_to_test_frechet"
+REBUILT = "rebuilt_to_test_frechet"
 TRAINING_STEPS_MEANT = 100  # the training loss is the mean of so many last steps
 TEST_IMAGES = 2_000
 END = "<!-- end -->"
@@ -40,6 +45,8 @@ class Plan:
 
     data: str = "ylecun/mnist"
     """Pictures with a train and a test split: a hub id or a local folder."""
+    vae: str | None = None
+    """Train on latents of this VAE (a name of the zoo, a hub id or a folder); samples are judged as pictures."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each trains every model once; it fixes weights, data order, noise, timesteps and dropped labels."""
     steps: tuple[int, ...] = (1500,)
@@ -68,28 +75,52 @@ class Plan:
 
 
 class Judge:
-    """The real pictures of a plan, and the classifier that saw their training part only."""
+    """The real pictures of a plan, the classifier that saw their training part only, and what models learn from.
+
+    That is `train` and `test`: the pictures themselves, or their latents, encoded once into `folder`.
+    """
 
     def __init__(self, plan: Plan, size: int | None, folder: Path):
         self.plan = plan
-        self.train, self.test = (open_data(plan.data, split=split, size=size) for split in ("train", "test"))
-        self.classifier = classifier_for(self.train, folder / KEPT)
-        self.real = judge(self.classifier, everything(self.test))[1]
+        self.pictures = [open_data(plan.data, split=split, size=size) for split in ("train", "test")]
+        self.classifier = judge_for(*self.pictures, folder)
+        self.train, self.test, self.decode = *self.pictures, lambda samples: samples
+        if plan.vae:
+            self.train, self.test = (latents(plan, size, split, folder) for split in ("train", "test"))
+            self.decode = open_codec(None, plan.vae, channels=self.train.shape[0]).decode
+        self.real = judge(self.classifier, everything(self.pictures[1]))[1]
 
     def distance_of_real(self) -> float:
         """The Fréchet distance between real training and test pictures, the floor of all others."""
-        return frechet_distance(judge(self.classifier, everything(self.train))[1], self.real)
+        return frechet_distance(judge(self.classifier, everything(self.pictures[0]))[1], self.real)
+
+    def distance_of_rebuilt(self) -> float:
+        """The same between test pictures and what the VAE makes of them, the floor for models of latents."""
+        rebuilt = self.decode(self.test.batch(range(len(self.test)))[0])
+        return frechet_distance(judge(self.classifier, rebuilt)[1], self.real)
 
     def figures(self, model) -> dict[str, float]:
         """The losses on unseen pictures, and what samples look like."""
-        drawn, labels = draw(model, self.plan.samples, self.plan.sample_steps, 1.0)
+        drawn, labels = draw(model, self.plan.samples, self.plan.sample_steps, 1.0, self.decode)
         seen, features = judge(self.classifier, drawn)
         distance = frechet_distance(features, self.real)
         return {**unseen_losses(model, self.test), "frechet": distance, "agreement": agreement(seen, labels)}
 
 
+def latents(plan: Plan, size: int | None, split: str, folder: Path) -> Latents:
+    """A split of the plan's pictures through its VAE, kept in `folder`; what is there already is not encoded again."""
+    out = folder / f"latents-{split}"
+    encode_command(data=plan.data, vae=plan.vae, out=out, split=split, size=size)
+    return open_data(out, split=split)
+
+
 def experiment(
-    plan: Plan, size: int | None, models: Callable[[Images], dict[str, Config]], scale: dict, out: Path, results: Path
+    plan: Plan,
+    size: int | None,
+    models: Callable[[Images | Latents], dict[str, Config]],
+    scale: dict,
+    out: Path,
+    results: Path,
 ) -> dict:
     """Train and judge every model with every seed, and write what came out as JSON, after each run. Returns it.
 
@@ -112,7 +143,8 @@ def experiment(
 def opened(results: Path, settings: dict, judge: Judge) -> dict:
     """The table so far. Raises ValueError when it was made with other settings."""
     if not results.is_file():
-        return {"settings": settings | {MEASURED: judge.distance_of_real()}, "runs": []}
+        rebuilt = {REBUILT: judge.distance_of_rebuilt()} if settings["vae"] else {}
+        return {"settings": settings | {MEASURED: judge.distance_of_real(), **rebuilt}, "runs": []}
     table = json.loads(results.read_text(encoding="utf-8"))
     if changed := [name for name in settings if table["settings"].get(name) != settings[name]]:
         raise ValueError(f"{results} was made with another {', '.join(changed)}; give --results another name")
@@ -131,8 +163,9 @@ def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -
         write_json(kept, curve)
     counted = count(config)
     log = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+    tokens = math.prod(side // config.stages[0].patch for side in config.size)
     return {
-        "parameters": counted.params, "macs": counted.macs, **curve[-1],
+        "parameters": counted.params, "macs": counted.macs, "tokens": tokens, **curve[-1],
         "seconds": sum(figures["seconds"] for figures in curve),
         "curve": curve, "losses": [[line["step"], line["mse"]] for line in log],
     }  # fmt: skip
@@ -151,7 +184,10 @@ def trained(config: Config, images, options: TrainOptions, folder: Path) -> floa
 
 @torch.no_grad()
 def unseen_losses(model, images) -> dict[str, float]:
-    """The averaged model's losses on unseen pictures, at evenly spread timesteps and always the same noise."""
+    """The averaged model's losses on unseen pictures, at evenly spread timesteps and always the same noise.
+
+    Of latents, their means.
+    """
     model.eval()
     process = process_of(model.config)
     random = torch.Generator().manual_seed(0)
@@ -184,11 +220,14 @@ def told(table: dict) -> str:
     """Under a table: how its figures were made."""
     settings, seeds = table["settings"], sorted({run["seed"] for run in table["runs"]})
     plain = lambda value: ", ".join(map(str, value)) if isinstance(value, list) else value
-    said = "; ".join(f"{name} {plain(value)}" for name, value in settings.items() if name != MEASURED)
+    left_out = (MEASURED, REBUILT, *(name for name, value in settings.items() if value is None))
+    said = "; ".join(f"{name} {plain(value)}" for name, value in settings.items() if name not in left_out)
+    floor = settings.get(REBUILT)
+    rebuilt = "" if floor is None else f", between test pictures and what the VAE makes of them {floor:.2f}"
     return (
         f"Seeds {', '.join(map(str, seeds))}; {said}. The Fréchet distance is that of the project's own classifier, "
         "which saw real training pictures only; between real training and test pictures it is "
-        f"{settings[MEASURED]:.2f}."
+        f"{settings[MEASURED]:.2f}{rebuilt}."
     )
 
 

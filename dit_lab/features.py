@@ -48,6 +48,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, size: tuple[int, int], num_classes: int):
         super().__init__()
+        self.channels = channels
         recipe = recipe_for(channels)
         widths = [w for level, w in enumerate(recipe.widths, start=1) if min(size) >> level]
         layers = []
@@ -93,7 +94,8 @@ def train_classifier(images, *, epochs: int | None = None, batch_size: int = 128
 
 @torch.no_grad()
 def judge(model: Classifier, x: torch.Tensor, batch_size: int = 500):
-    """What the classifier sees: `x: b c h w -> (predicted classes: b, features: b 128)`."""
+    """What the classifier sees: `x: b c h w -> (predicted classes: b, features: b 128)`; one of grey, colours' mean."""
+    x = reduce(x, "b c h w -> b 1 h w", "mean") if model.channels == 1 else x
     features = torch.cat([model.features(part) for part in x.split(batch_size)])
     return model.head(features).argmax(-1), features
 
@@ -115,6 +117,12 @@ def classifier_for(train, path: Path) -> Classifier:
     elif (known := read_safetensors(path)[1].get("fingerprint", train.fingerprint)) != train.fingerprint:
         raise ValueError(f"{path} was trained on other pictures ({known}); remove it or choose another folder")
     return opened(path, train)
+
+
+def judge_for(train, test, folder: Path) -> Classifier:
+    """The classifier that judges samples: the zoo's for these very pictures, else the one kept in `folder`."""
+    path = shipped(test, "test")
+    return opened(path, test) if path else classifier_for(train, folder / KEPT)
 
 
 def keep(path: Path, model: Classifier, about: dict) -> None:

@@ -33,7 +33,9 @@ class Shape:
     dim: int = 96
     depth: int = 4
     heads: int = 4
-    patch_size: int = 4
+    patch_size: int = 7
+    prediction: str = "v"
+    """What they predict. The paper's eps takes these small ones several times as long to draw anything."""
 
     def configs(self, images) -> dict[str, Config]:
         """A config a block, for a data set."""
@@ -45,7 +47,7 @@ class Shape:
 
 def blocks_command(
     shape: Shape = Shape(),  # noqa: B008
-    plan: Annotated[Plan, tyro.conf.arg(name="")] = Plan(steps=(250, 500, 1000, 2000, 3000), batch_size=64),  # noqa: B008
+    plan: Annotated[Plan, tyro.conf.arg(name="")] = Plan(steps=(500, 1000, 2000, 4000, 8000), batch_size=64),  # noqa: B008
     *,
     out: Path = Path("runs/blocks"),
     results: Path = Path("docs/results/blocks.json"),

@@ -31,7 +31,8 @@ class Grid:
 
     def configs(self, images) -> dict[str, Config]:
         """A config for each size and patch, the cheapest first."""
-        taken = dict(in_channels=images.shape[0], input_size=self.size, num_classes=len(images.names))
+        channels, *side = images.shape
+        taken = dict(in_channels=channels, input_size=tuple(side), num_classes=len(images.names))
         return {
             f"{name}/{patch}": preset("DiT-S/4", dim=dim, depth=depth, heads=heads, patch_size=patch, **taken)
             for name, (dim, depth, heads) in SIZES.items()
@@ -74,11 +75,10 @@ def markdown(table: dict, models: dict[str, list[dict]]) -> str:
         "| --- " * 8 + "|",
     ]
     for name, runs in models.items():
-        size, patch = name.split("/")
-        tokens = (table["settings"]["size"] // int(patch)) ** 2
+        size = name.partition("/")[0]
         spread = lambda field, form, runs=runs: spelt([run[field] for run in runs], form)
         lines.append(
-            f"| {name} | {', '.join(map(str, SIZES[size]))} | {tokens} | {runs[0]['parameters']:,} | "
+            f"| {name} | {', '.join(map(str, SIZES[size]))} | {runs[0]['tokens']} | {runs[0]['parameters']:,} | "
             f"{runs[0]['macs'] / 1e6:.2f} | {spread('test_mse', '.4f')} | {spread('frechet', '.1f')} | "
             f"{spread('agreement', '.0%')} |"
         )

@@ -35,6 +35,17 @@ def stirred(preset, **changes):
     return model
 
 
+def tiny_vae(seed=0, channels=4):
+    """A small random AutoencoderKL, f = 2, whose latents have so many channels."""
+    from diffusers import AutoencoderKL  # here, not above: it takes seconds
+
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+        block_out_channels=[8, 8], norm_num_groups=4, layers_per_block=1, latent_channels=channels,
+    )  # fmt: skip
+
+
 def drawn(model, seed: int):
     """The model, each parameter drawn from a generator of its own, so that equal seeds give equal tensors."""
     random = torch.Generator().manual_seed(seed)

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 import torch
-from shared import processes
+from shared import processes, tiny_vae
 
 from dit_lab.codecs import Autoencoder, open_vae
 from dit_lab.data import open_data
@@ -26,11 +26,7 @@ def vaes(tmp_path_factory):
     diffusers = pytest.importorskip("diffusers")
     folder = tmp_path_factory.mktemp("vaes")
     for seed, name in enumerate(("kl", "other")):
-        torch.manual_seed(seed)
-        diffusers.AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
-            block_out_channels=[8, 8], norm_num_groups=4, layers_per_block=1, latent_channels=4,
-        ).save_pretrained(folder / name)  # fmt: skip
+        tiny_vae(seed).save_pretrained(folder / name)
     blocks = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
     counts = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
     diffusers.AutoencoderTiny(**blocks, **counts).save_pretrained(folder / "tiny")

@@ -9,12 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from shared import processes
+from shared import processes, tiny_vae
 
 from dit_lab import plots_experiments
 from dit_lab.blocks import BLOCKS
-from dit_lab.experiment import Plan, experiment, folder_of
+from dit_lab.checkpoints import load
+from dit_lab.codecs import open_codec
+from dit_lab.data import open_data
+from dit_lab.experiment import Judge, Plan, experiment, folder_of
+from dit_lab.features import judge
 from dit_lab.four_blocks import PAPER, Shape, blocks_command
+from dit_lab.metrics import frechet_distance
 from dit_lab.presets import preset
 from dit_lab.scaling import SIZES, Grid, correlation, scaling_command
 
@@ -79,6 +84,38 @@ def test_an_experiment_killed_at_a_judgement_ends_as_the_uninterrupted_one(die_a
     assert process.exitcode == -signal.SIGKILL
     assert timeless(carried_out(tmp_path)) == timeless(whole[1])
     assert timeless(json.loads((tmp_path / "results.json").read_text())) == timeless(whole[1])
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vae") / "vae"
+    tiny_vae().save_pretrained(folder)
+    return folder
+
+
+def test_models_of_latents_learn_latents_and_are_judged_by_the_pictures_that_their_vae_makes(vae, tmp_path):
+    plan = replace(PLAN, vae=str(vae), steps=(2,))
+    scaling_command(Grid(size=None, patches=(2,)), plan, out=tmp_path / "runs", results=tmp_path / "s.json")
+    table = json.loads((tmp_path / "s.json").read_text())
+    assert [row["tokens"] for row in table["runs"]] == [4] * len(SIZES)
+    assert table["settings"]["rebuilt_to_test_frechet"] > table["settings"]["train_to_test_frechet"]
+    assert "what the VAE makes of them" in (tmp_path / "s.md").read_text()
+    loaded = load(tmp_path / "runs" / "2-0")
+    assert (loaded.config.in_channels, loaded.config.size, loaded.codec_hint) == (4, (4, 4), str(vae))
+
+
+def test_a_judge_of_latents_measures_rebuilt_pictures_and_encodes_once(vae, tmp_path):
+    plan = replace(PLAN, vae=str(vae))
+    found = Judge(plan, None, tmp_path)
+    shards = sorted(tmp_path.glob("latents-*/shard-*"))
+    written = [path.stat().st_mtime_ns for path in shards]
+    again = Judge(plan, None, tmp_path)
+    assert shards and [path.stat().st_mtime_ns for path in shards] == written
+    codec, test = open_codec(None, str(vae), channels=4), open_data("digits", split="test")
+    rebuilt = codec.decode(codec.encode(test.batch(range(len(test)))[0])).mean(1, keepdim=True)
+    features = [judge(found.classifier, x)[1] for x in (rebuilt, test.batch(range(len(test)))[0])]
+    assert found.distance_of_rebuilt() == pytest.approx(frechet_distance(*features), rel=1e-2)
+    assert again.distance_of_real() == found.distance_of_real()
 
 
 def test_the_four_blocks_are_trained_judged_and_told(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from shared import tiny_vae
 
 from dit_lab.checkpoints import load, save
 from dit_lab.codecs import open_vae
@@ -33,16 +34,6 @@ TINY = ModelOptions(preset="DiT-nano/2", depth=1, dim=16, heads=2)
 OPTIONS = TrainOptions(steps=6, batch_size=8, lr=2e-3, save_every=3, sample_every=6, precision="fp32")
 
 
-def tiny_vae(seed):
-    """A small random AutoencoderKL whose latents have as many channels as pictures do."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(seed)
-    return diffusers.AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[8, 8], norm_num_groups=4, layers_per_block=1, latent_channels=3,
-    )  # fmt: skip
-
-
 def encode(vae, out):
     encode_command(data="digits", vae=str(vae), out=out, split="test", shard_size=128, device="cpu")
     return out
@@ -60,7 +51,7 @@ def home(tmp_path_factory):
     `other` is of another encoder under the name of the VAE of `first`, which is only then written there.
     """
     folder = tmp_path_factory.mktemp("latents")
-    vae, other = tiny_vae(0), tiny_vae(1)
+    vae, other = tiny_vae(0, channels=3), tiny_vae(1, channels=3)
     other.save_pretrained(folder / "vae")
     encode(folder / "vae", folder / "other")
     for name in "vae", "copy":

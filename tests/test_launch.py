@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from shared import stirred
+from shared import stirred, tiny_vae
 from torch.testing import assert_close
 
 from dit_lab.checkpoints import save
@@ -116,14 +116,10 @@ def test_a_killed_process_ends_the_launch_and_the_run_goes_on_from_its_last_stat
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with a tiny digit model and a tiny VAE."""
-    diffusers = pytest.importorskip("diffusers")
     folder = tmp_path_factory.mktemp("launch")
     model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2)
     save(folder / "model", model, codec_hint="pixels")
-    diffusers.AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
-        block_out_channels=[8, 8], norm_num_groups=4, layers_per_block=1, latent_channels=4,
-    ).save_pretrained(folder / "vae")  # fmt: skip
+    tiny_vae().save_pretrained(folder / "vae")
     return folder
 
 

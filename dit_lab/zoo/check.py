@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from dit_lab.checkpoints import load
-from dit_lab.codecs import open_codec
+from dit_lab.codecs import picture_codec
 from dit_lab.data import open_data
-from dit_lab.features import KEPT, classifier_for, everything, judge, opened, shipped
+from dit_lab.features import everything, judge, judge_for
 from dit_lab.files import write_json
 from dit_lab.metrics import agreement, frechet_distance
 from dit_lab.program import run
@@ -46,19 +46,19 @@ def check(
     loaded = load(name)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
-    decode, size = shown(loaded)
+    codec = picture_codec(loaded)
+    size = loaded.config.size[0] * codec.factor
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
-    judges = shipped(test, "test")
-    classifier = opened(judges, test) if judges else classifier_for(train, out / KEPT)
+    classifier = judge_for(train, test, out)
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
     settings = {"sampler": "ddim", "steps": steps}
 
-    drawn, labels = draw(loaded.model, samples, steps, cfg_scale, decode)
+    drawn, labels = draw(loaded.model, samples, steps, cfg_scale, codec.decode)
     seen, _ = judge(classifier, drawn)
     figures["agreement"] = {"samples": samples, "cfg_scale": cfg_scale, **settings, "share": agreement(seen, labels)}
     if distance_samples:
-        drawn, _ = draw(loaded.model, distance_samples, steps, distance_cfg_scale, decode)
+        drawn, _ = draw(loaded.model, distance_samples, steps, distance_cfg_scale, codec.decode)
         _, train_features = judge(classifier, everything(train))
         figures["frechet"] = {
             "samples": distance_samples, "cfg_scale": distance_cfg_scale, **settings,
@@ -68,20 +68,6 @@ def check(
     write_json(out / "figures.json", figures)
     print(json.dumps(figures, indent=2))
     return figures
-
-
-def shown(loaded):
-    """What makes pictures of a model's samples, which are in grey or in RGB, and the side of those pictures.
-
-    Raises ValueError where latents could only be shown roughly.
-    """
-    config = loaded.config
-    if loaded.codec_hint == "pixels":
-        return (lambda pixels: pixels), config.size[0]
-    codec = open_codec(loaded.codec_hint, channels=config.in_channels)
-    if codec.note:
-        raise ValueError(f"{loaded.source}: only pictures can be judged. {codec.note}")
-    return codec.decode, config.size[0] * codec.factor
 
 
 if __name__ == "__main__":

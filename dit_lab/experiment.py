@@ -210,10 +210,17 @@ def by_model(table: dict, names) -> dict[str, list[dict]]:
     return {name: rows for name, rows in runs.items() if rows}
 
 
-def spelt(values: list[float], form: str) -> str:
-    """`0.0461 ± 0.0003`, the mean and half of the range; without the second for a single value."""
+def spelt(runs: list[dict], field: str, form: str) -> str:
+    """`0.0461 ± 0.0003`, the mean of a field and half of its range; without the second for a single run."""
+    values = [run[field] for run in runs]
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
     return f"{mean:{form}}" + (f" ± {half:{form}}" if len(values) > 1 else "")
+
+
+def judged(runs: list[dict]) -> str:
+    """Three columns of a table: the loss on unseen pictures, the Fréchet distance, and the share seen as asked."""
+    columns = ("test_mse", ".4f"), ("frechet", ".1f"), ("agreement", ".0%")
+    return " | ".join(spelt(runs, *column) for column in columns)
 
 
 def told(table: dict) -> str:

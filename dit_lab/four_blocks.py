@@ -12,7 +12,7 @@ import tyro
 from dit_lab import plots_experiments
 from dit_lab.blocks import BLOCKS
 from dit_lab.config import Config
-from dit_lab.experiment import Plan, by_model, experiment, save_figure, spelt, told, write_page
+from dit_lab.experiment import Plan, by_model, experiment, judged, save_figure, told, write_page
 from dit_lab.presets import preset
 from dit_lab.program import run
 
@@ -74,11 +74,9 @@ def markdown(table: dict) -> str:
         "| --- " * 8 + "|",
     ]
     for name, runs in by_model(table, PAPER).items():
-        spread = lambda field, form, runs=runs: spelt([run[field] for run in runs], form)
         macs, fid = PAPER[name]
         lines.append(
-            f"| {BLOCKS[name].title} | {runs[0]['parameters']:,} | {runs[0]['macs'] / 1e6:.1f} | "
-            f"{spread('test_mse', '.4f')} | {spread('frechet', '.1f')} | {spread('agreement', '.0%')} | "
+            f"| {BLOCKS[name].title} | {runs[0]['parameters']:,} | {runs[0]['macs'] / 1e6:.1f} | {judged(runs)} | "
             f"{macs:.2f} | {fid:.2f} |"
         )
     return "\n".join([*lines, "", told(table)])

@@ -94,11 +94,10 @@ def markdown(table: dict) -> str:
         "| --- " * 10 + "|",
     ]
     for name, runs in by_model(table, ladder()).items():
-        spread = lambda field, form, runs=runs: spelt([run[field] for run in runs], form)
         lines.append(
             f"| {name} | {CHANGES[name]} | {count(name).macs / 1e9:.2f} | {runs[0]['macs'] / 1e6:.1f} | "
-            f"{runs[0]['parameters']:,} | {spread('test_mse', '.4f')} | {spread('train_loss', '.4f')} | "
-            f"{spread('frechet', '.1f')} | {spread('agreement', '.0%')} | {PAPER_FID[name]:.2f} |"
+            f"{runs[0]['parameters']:,} | {spelt(runs, 'test_mse', '.4f')} | {spelt(runs, 'train_loss', '.4f')} | "
+            f"{spelt(runs, 'frechet', '.1f')} | {spelt(runs, 'agreement', '.0%')} | {PAPER_FID[name]:.2f} |"
         )
     return "\n".join([*lines, "", told(table)])
 

@@ -12,7 +12,7 @@ import tyro
 
 from dit_lab import plots_experiments
 from dit_lab.config import Config
-from dit_lab.experiment import Plan, by_model, experiment, save_figure, spelt, told, write_page
+from dit_lab.experiment import Plan, by_model, experiment, judged, save_figure, told, write_page
 from dit_lab.presets import preset
 from dit_lab.program import run
 
@@ -76,11 +76,9 @@ def markdown(table: dict, models: dict[str, list[dict]]) -> str:
     ]
     for name, runs in models.items():
         size = name.partition("/")[0]
-        spread = lambda field, form, runs=runs: spelt([run[field] for run in runs], form)
         lines.append(
             f"| {name} | {', '.join(map(str, SIZES[size]))} | {runs[0]['tokens']} | {runs[0]['parameters']:,} | "
-            f"{runs[0]['macs'] / 1e6:.2f} | {spread('test_mse', '.4f')} | {spread('frechet', '.1f')} | "
-            f"{spread('agreement', '.0%')} |"
+            f"{runs[0]['macs'] / 1e6:.2f} | {judged(runs)} |"
         )
     found = (
         f"Correlation of log MACs with log Fréchet distance over the {len(models)} models: {correlation(models):.2f}."

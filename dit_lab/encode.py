@@ -17,7 +17,7 @@ from dit_lab.data import Images, open_data
 from dit_lab.latents import opened_shard, shard_count, shard_path, shard_range, with_header, write_index, write_shard
 from dit_lab.parallel import processes
 from dit_lab.pictures import DataError
-from dit_lab.run import pick_device
+from dit_lab.run import device_of
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -54,7 +54,7 @@ def encode_command(
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give the latents a folder")
     crew = processes()
-    device = pick_device(device) if crew.num_processes == 1 else crew.device
+    device = device_of(crew, device)
     with crew.main_process_first():  # the others then find what it has put into the cache
         images = open_data(data, split=split, size=size, labelled=labelled)
     if not isinstance(images, Images):

@@ -24,7 +24,7 @@ from dit_lab.codecs import Autoencoder, picture_codec
 from dit_lab.files import add_line, checksum, writable
 from dit_lab.judging import Judging, measure, open_judge
 from dit_lab.parallel import processes
-from dit_lab.run import pick_device
+from dit_lab.run import device_of
 from dit_lab.samples import Samples, Sampling
 from dit_lab.sampling import sample
 
@@ -59,7 +59,7 @@ def evaluate_command(
         device: cpu, cuda, mps, or auto.
     """
     crew = processes()
-    place = pick_device(device) if crew.num_processes == 1 else crew.device
+    place = device_of(crew, device)
     out = out or Path("runs/evaluate") / UNPLAIN.sub("-", checkpoint).strip("-.")
     for path in (out / RESULTS, npz) if npz else (out / RESULTS,):
         writable(path)

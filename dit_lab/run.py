@@ -32,6 +32,8 @@ class ModelOptions:
     """Size and patch of the model (default: DiT-tiny/4)."""
     block: Literal[tuple(BLOCKS)] | None = None
     """How conditioning enters (default: adaln_zero)."""
+    patch_size: int | None = None
+    """Pixels along a patch of a DiT, instead of the preset's; latents of a small picture take 1."""
     dim: int | None = None
     """Width of the tokens, instead of the preset's."""
     depth: int | None = None
@@ -101,7 +103,7 @@ def train_command(
         resume: Continue the run in `out`.
     """
     crew = processes()
-    device = pick_device(device) if crew.num_processes == 1 else crew.device
+    device = device_of(crew, device)
     with crew.main_process_first():  # the others then find what it has put into the cache
         images = open_data(data, split=split, size=size, labelled=labelled)
     torch.manual_seed(options.seed)
@@ -153,6 +155,22 @@ def stop_flag():
         yield stopped
     finally:
         put_back()
+
+
+def device_of(crew, name: str) -> torch.device:
+    """Where one of several processes (`parallel.processes`) computes. Raises ValueError, as `pick_device` does.
+
+    A launcher gives each its device; asked for another kind, nobody would see that the wish was not granted.
+    """
+    asked = pick_device(name)
+    if crew.num_processes == 1:
+        return asked
+    if name != "auto" and asked.type != crew.device.type:
+        raise ValueError(
+            f"the launcher gives each process its device, here {crew.device.type}: leave out --device {name}, "
+            "or for CPUs say accelerate launch --cpu"
+        )
+    return crew.device
 
 
 def pick_device(name: str) -> torch.device:

@@ -63,6 +63,7 @@ def test_train_shows_every_choice(command):
         ("--device", "abacus", "there is no device 'abacus' here"),
         ("--size", "-2", "size must be at least 1"),
         ("--size", "9", "multiples of patch_size 4"),
+        ("--patch-size", "3", "multiples of patch_size 3"),
     ],
 )
 def test_bad_input_is_told_and_leaves_nothing(option, value, told, command, tmp_path):

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from dit_lab.batches import parts
 from dit_lab.data import open_data
 from dit_lab.options import TrainOptions
 from dit_lab.presets import build
-from dit_lab.run import follow
+from dit_lab.run import device_of, follow
 from dit_lab.train import train
 
 OPTIONS = TrainOptions(
@@ -164,3 +165,13 @@ def test_when_a_process_dies_all_stop_with_its_error(tmp_path):
     )  # fmt: skip
     assert ended.returncode != 0 and "picture 7 is gone" in ended.stderr
     assert time.monotonic() - begun < 240
+
+
+def test_a_launcher_gives_each_process_its_device_and_another_kind_is_refused():
+    second = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))
+    assert device_of(second, "auto") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="leave out --device cpu"):
+        device_of(second, "cpu")
+    assert device_of(SimpleNamespace(num_processes=1, device=None), "cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="no device 'abacus'"):
+        device_of(second, "abacus")

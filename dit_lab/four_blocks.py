@@ -13,7 +13,7 @@ from dit_lab import plots_experiments
 from dit_lab.blocks import BLOCKS
 from dit_lab.config import Config
 from dit_lab.experiment import Plan, by_model, experiment, judged, save_figure, told, write_page
-from dit_lab.presets import preset
+from dit_lab.presets import preset, taking
 from dit_lab.program import run
 
 # DiT-XL/2 at 400k steps: GMACs and FID (table 4 and figure 5).
@@ -39,10 +39,8 @@ class Shape:
 
     def configs(self, images) -> dict[str, Config]:
         """A config a block, for a data set."""
-        channels, *side = images.shape
-        taken = dict(in_channels=channels, input_size=tuple(side), num_classes=len(images.names))
         shape = {name: value for name, value in asdict(self).items() if name != "size"}
-        return {name: preset("DiT-S/4", block=name, **shape, **taken) for name in PAPER}
+        return {name: preset("DiT-S/4", block=name, **shape, **taking(images)) for name in PAPER}
 
 
 def blocks_command(

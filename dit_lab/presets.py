@@ -62,6 +62,12 @@ def preset(name: str, **changes) -> Config:
     return changed(PRESETS[name], **changes)
 
 
+def taking(images) -> dict:
+    """The fields of a config that a data set decides (an `Images` or `Latents`)."""
+    channels, *side = images.shape
+    return dict(in_channels=channels, input_size=tuple(side), num_classes=len(images.names))
+
+
 def config_of(fields: dict) -> Config:
     """The way back from `Config.as_json`; a DiT where no architecture is named. Raises ValueError or TypeError."""
     fields = dict(fields)

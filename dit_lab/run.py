@@ -18,7 +18,7 @@ from dit_lab.data import open_data
 from dit_lab.fine_tune import adapted
 from dit_lab.objectives import PROCESSES, objective
 from dit_lab.parallel import anywhere, processes
-from dit_lab.presets import PRESETS, build
+from dit_lab.presets import PRESETS, build, taking
 from dit_lab.process import PREDICTIONS
 from dit_lab.program import stop
 from dit_lab.train import NonFiniteLoss, TrainOptions, train
@@ -54,11 +54,7 @@ class ModelOptions:
         given = {name: value for name, value in asdict(self).items() if value is not None}
         if self.init is None:
             trained_for = [given.pop(name, None) for name in ("schedule", "prediction", "learned_variance")]
-            channels, *side = images.shape
-            return build(
-                given.pop("preset", "DiT-tiny/4"), in_channels=channels, input_size=tuple(side),
-                num_classes=len(images.names), **objective(*trained_for), **given,
-            )  # fmt: skip
+            return build(given.pop("preset", "DiT-tiny/4"), **taking(images), **objective(*trained_for), **given)
         del given["init"]
         if given:
             raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, given))}")

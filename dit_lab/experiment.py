@@ -69,9 +69,15 @@ class Plan:
     @property
     def settings(self) -> dict:
         """What makes figures comparable, as JSON."""
-        said = {name: value for name, value in asdict(self).items() if name not in ("data", "seeds")}
+        said = {name: value for name, value in asdict(self).items() if name not in ("data", "vae", "seeds")}
+        names = {"data": last_part(self.data), "vae": self.vae and last_part(self.vae)}
         fixed = {"warmup": 100, "ema_decay": 0.998, "sampler": "ddim", "cfg_scale": 1.0}
-        return json.loads(json.dumps({"data": self.data.rstrip("/").rpartition("/")[2], **said, **fixed}))
+        return json.loads(json.dumps({**names, **said, **fixed}))
+
+
+def last_part(source: str) -> str:
+    """`mnist` of a hub id or a folder that ends so: a result does not tell where it was made."""
+    return source.rstrip("/").rpartition("/")[2]
 
 
 class Judge:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from dit_lab.plots import BLUE, CATEGORIES, ORANGE, panels
 
@@ -48,6 +49,8 @@ def comparison(models: dict[str, Sequence[dict]], batch_size: int) -> Figure:
     unit = "training step", "training step", "TMACs of training"
     for axis, name, along in zip(axes[0], names, unit, strict=True):
         axis.set(xlabel=along, ylabel=f"{name} (log scale)", yscale="log")
+        # Plain numbers at 1, 2, 3, 5: within less than a decade powers of ten say little.
+        axis.yaxis.set(minor_locator=LogLocator(subs=(1, 2, 3, 5)), minor_formatter="{x:g}", major_formatter="{x:g}")
         axis.grid(alpha=0.3, which="both")
     axes[0, 0].legend(frameon=False)
     figure.suptitle("Conditioning blocks compared (line: mean over seeds, band: their range)")

@@ -61,9 +61,14 @@ def scaling_command(
     """
     said = {"patches": list(grid.patches), "prediction": grid.prediction}
     table = experiment(plan, grid.size, grid.configs, said, out, results)
-    models = by_model(table, [f"{name}/{patch}" for name in SIZES for patch in sorted(grid.patches, reverse=True)])
-    save_figure(plots_experiments.scaling(models), results.with_suffix(".png"))
-    write_page(results.with_suffix(".md"), TITLE, COMMAND, markdown(table, models))
+    save_figure(plots_experiments.scaling(in_order(table)), results.with_suffix(".png"))
+    write_page(results.with_suffix(".md"), TITLE, COMMAND, markdown(table))
+
+
+def in_order(table: dict) -> dict[str, list[dict]]:
+    """The runs by model: size by size, in each the fewest tokens first."""
+    patches = sorted(table["settings"]["patches"], reverse=True)
+    return by_model(table, [f"{name}/{patch}" for name in SIZES for patch in patches])
 
 
 def correlation(models: dict[str, list[dict]]) -> float:
@@ -73,8 +78,9 @@ def correlation(models: dict[str, list[dict]]) -> float:
     return float(np.corrcoef(macs, distances)[0, 1])
 
 
-def markdown(table: dict, models: dict[str, list[dict]]) -> str:
+def markdown(table: dict) -> str:
     """The results as a table, and the correlation."""
+    models = in_order(table)
     lines = [
         "| model | width, depth, heads | tokens | parameters | MMACs | loss, unseen | Fréchet | as asked |",
         "| --- " * 8 + "|",

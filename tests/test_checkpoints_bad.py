@@ -432,7 +432,8 @@ def test_a_source_that_is_no_name_is_told_so(source):
 
 
 def test_an_unknown_zoo_name_gets_the_nearest():
-    assert "no file or folder 'mnits', and the zoo has no such model (nearest: mnist, mnist_udit" in complaint("mnits")
+    nearest = "(nearest: mnist, mnist_udit, mnist_adaln)"
+    assert f"no file or folder 'mnits', and the zoo has no such model {nearest}" in complaint("mnits")
 
 
 @pytest.mark.parametrize(

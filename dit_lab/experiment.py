@@ -89,7 +89,8 @@ class Judge:
     def __init__(self, plan: Plan, size: int | None, folder: Path):
         self.plan = plan
         self.pictures = [open_data(plan.data, split=split, size=size) for split in ("train", "test")]
-        self.classifier = judge_for(*self.pictures, folder)
+        train, test = self.pictures
+        self.classifier, _ = judge_for(test, "test", lambda: train, folder)
         self.train, self.test, self.decode = *self.pictures, lambda samples: samples
         if plan.vae:
             self.train, self.test = (latents(plan, size, split, folder) for split in ("train", "test"))
@@ -159,14 +160,14 @@ def opened(results: Path, settings: dict, judge: Judge) -> dict:
 
 def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -> dict:
     """Train a model and judge it after each of the plan's steps; what was judged before is not judged again."""
-    kept = folder / JUDGED
-    curve = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else []
+    kept, made = folder / JUDGED, {"model": config.as_json(), "seed": seed, **plan.settings}
+    curve = judged_before(kept, made)
     for steps in plan.steps[len(curve) :]:
         start = time.perf_counter()
         loss = trained(config, judge.train, plan.options(steps, seed), folder)
         figures = judge.figures(load(folder).model)
         curve.append({"step": steps, "train_loss": loss, **figures, "seconds": time.perf_counter() - start})
-        write_json(kept, curve)
+        write_json(kept, {"made": made, "curve": curve})
     counted = count(config)
     log = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     tokens = math.prod(side // config.stages[0].patch for side in config.size)
@@ -175,6 +176,16 @@ def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -
         "seconds": sum(figures["seconds"] for figures in curve),
         "curve": curve, "losses": [[line["step"], line["mse"]] for line in log],
     }  # fmt: skip
+
+
+def judged_before(kept: Path, made: dict) -> list[dict]:
+    """A run's judgements so far. Raises ValueError when they are of another model, or made in another way."""
+    if not kept.is_file():
+        return []
+    before = json.loads(kept.read_text(encoding="utf-8"))
+    if changed := [name for name in made if before["made"].get(name) != made[name]]:
+        raise ValueError(f"{kept.parent} holds a run with another {', '.join(changed)}; give --out another folder")
+    return before["curve"]
 
 
 def trained(config: Config, images, options: TrainOptions, folder: Path) -> float:
@@ -207,7 +218,7 @@ def unseen_losses(model, images) -> dict[str, float]:
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
     """Where a model's run with a seed is kept."""
-    return out / f"{name.rpartition('/')[2]}-{seed}"
+    return out / f"{name.replace('/', '-')}-{seed}"
 
 
 def by_model(table: dict, names) -> dict[str, list[dict]]:

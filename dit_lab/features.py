@@ -41,6 +41,13 @@ GREY = Recipe((32, 64), norm=False, mirror=False, epochs=4)
 COLOUR = Recipe((32, 64, 128, 256), norm=True, mirror=True, epochs=8)
 
 
+class Seen(NamedTuple):
+    """What a network saw in pictures: `features: n d, logits: n classes`."""
+
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
 class Classifier(nn.Module):
     """A small convolutional classifier of small pictures: `x: b c h w in [-1, 1] -> logits: b classes`."""
 
@@ -60,8 +67,14 @@ class Classifier(nn.Module):
         self.features = nn.Sequential(*layers, *flat)
         self.head = nn.Linear(self.WIDTH, num_classes)
 
+    def look(self, x) -> Seen:
+        """What it sees in `x: b c h w`; one of grey pictures, in the mean of the colours."""
+        x = reduce(x, "b c h w -> b 1 h w", "mean") if self.channels == 1 else x
+        features = self.features(x)
+        return Seen(features, self.head(features))
+
     def forward(self, x):
-        return self.head(self.features(x))
+        return self.look(x).logits
 
 
 def recipe_for(channels: int) -> Recipe:
@@ -94,10 +107,9 @@ def train_classifier(images, *, epochs: int | None = None, batch_size: int = 128
 
 @torch.no_grad()
 def judge(model: Classifier, x: torch.Tensor, batch_size: int = 500):
-    """What the classifier sees: `x: b c h w -> (predicted classes: b, features: b 128)`; one of grey, colours' mean."""
-    x = reduce(x, "b c h w -> b 1 h w", "mean") if model.channels == 1 else x
-    features = torch.cat([model.features(part) for part in x.split(batch_size)])
-    return model.head(features).argmax(-1), features
+    """What the classifier sees: `x: b c h w -> (predicted classes: b, features: b 128)`."""
+    features, logits = map(torch.cat, zip(*(model.look(part) for part in x.split(batch_size)), strict=True))
+    return logits.argmax(-1), features
 
 
 def everything(images) -> torch.Tensor:
@@ -119,10 +131,14 @@ def classifier_for(train, path: Path) -> Classifier:
     return opened(path, train)
 
 
-def judge_for(train, test, folder: Path) -> Classifier:
-    """The classifier that judges samples: the zoo's for these very pictures, else the one kept in `folder`."""
-    path = shipped(test, "test")
-    return opened(path, test) if path else classifier_for(train, folder / KEPT)
+def judge_for(images, split: str, open_train: Callable, folder: Path) -> tuple[Classifier, str]:
+    """The classifier for a data set, and its name: the zoo's, else one kept, or first trained, in `folder`.
+
+    `images` is the data's `split`; `open_train()` gives its training pictures.
+    """
+    if path := shipped(images, split):
+        return opened(path, images), path.stem
+    return classifier_for(open_train(), folder / KEPT), "trained for this folder"
 
 
 def keep(path: Path, model: Classifier, about: dict) -> None:
@@ -147,13 +163,6 @@ def opened(path: Path, images) -> Classifier:
             "remove it or choose another folder"
         ) from error
     return model.eval()
-
-
-class Seen(NamedTuple):
-    """What a network saw in pictures: `features: n d, logits: n classes`, on the CPU."""
-
-    features: torch.Tensor
-    logits: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -181,24 +190,11 @@ class Network:
 
 
 def small_network(images, split: str, open_train: Callable, folder: Path, device) -> Network:
-    """The small network for a data set: the zoo's where it has one, else one kept, or first trained, in `folder`.
-
-    `images` is the data's `split`; `open_train()` gives its training pictures. Grey pictures are judged in grey.
-    """
-    if path := shipped(images, split):
-        model, name = opened(path, images), path.stem
-    else:
-        model, name = classifier_for(open_train(), folder / KEPT), "trained for this folder"
-    model, channels = model.to(device), images.shape[0]
-
-    def look(pixels):
-        x = pixels.to(device).float()
-        x = reduce(x, "b c h w -> b 1 h w", "mean") if channels == 1 else x
-        features = model.features(x / 127.5 - 1)
-        return Seen(features, model.head(features))
-
+    """The small network for a data set (`judge_for`), which sees pixels."""
+    model, name = judge_for(images, split, open_train, folder)
+    model = model.to(device)
     about = {"network": "small", "name": name, "checksum": checksum(model.state_dict())}
-    return Network(look, Classifier.WIDTH, about, images.names)
+    return Network(lambda pixels: model.look(pixels.to(device) / 127.5 - 1), Classifier.WIDTH, about, images.names)
 
 
 def shipped(images, split: str) -> Path | None:

@@ -56,6 +56,16 @@ def whole(tmp_path_factory):
     return folder, carried_out(folder)
 
 
+def test_a_run_of_another_model_or_plan_in_the_same_folder_is_refused(whole):
+    results = whole[0] / "others.json"
+    wider = lambda images: {"toy/one": replace(models(images)["toy/one"], dim=24)}
+    with pytest.raises(ValueError, match="toy-one-0 holds a run with another model; give --out another folder"):
+        experiment(PLAN, None, wider, {}, whole[0] / "runs", results)
+    with pytest.raises(ValueError, match="another samples"):
+        experiment(replace(PLAN, samples=12), None, models, {}, whole[0] / "runs", results)
+    assert not results.exists()
+
+
 def timeless(table):
     """What came out, but for the time it took."""
     drop = lambda row: {name: value for name, value in row.items() if name != "seconds"}
@@ -94,7 +104,6 @@ def vae(tmp_path_factory):
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")  # after two steps all models still draw the same: no correlation
 def test_models_of_latents_learn_latents_and_are_judged_by_the_pictures_that_their_vae_makes(vae, tmp_path):
     plan = replace(PLAN, vae=str(vae), steps=(2,))
     scaling_command(Grid(size=None, patches=(2,)), plan, out=tmp_path / "runs", results=tmp_path / "s.json")
@@ -102,8 +111,10 @@ def test_models_of_latents_learn_latents_and_are_judged_by_the_pictures_that_the
     assert [row["tokens"] for row in table["runs"]] == [4] * len(SIZES)
     assert table["settings"]["rebuilt_to_test_frechet"] > table["settings"]["train_to_test_frechet"]
     assert "what the VAE makes of them" in (tmp_path / "s.md").read_text()
-    loaded = load(tmp_path / "runs" / "2-0")
-    assert (loaded.config.in_channels, loaded.config.size, loaded.codec_hint) == (4, (4, 4), str(vae))
+    for name, (dim, depth, _) in SIZES.items():
+        loaded = load(tmp_path / "runs" / f"{name}-2-0")
+        assert (loaded.config.dim, loaded.config.depth) == (dim, depth)
+        assert (loaded.config.in_channels, loaded.config.size, loaded.codec_hint) == (4, (4, 4), str(vae))
 
 
 def test_a_judge_of_latents_measures_rebuilt_pictures_and_encodes_once(vae, tmp_path):
@@ -136,6 +147,7 @@ def test_scaling_trains_every_size_with_every_patch(tmp_path):
     scaling_command(Grid(size=8, patches=(4, 8)), plan, out=tmp_path / "runs", results=results)
     rows = json.loads(results.read_text())["runs"]
     assert [row["model"] for row in rows] == [f"{size}/{patch}" for size in SIZES for patch in (8, 4)]
+    assert len(list((tmp_path / "runs").glob("*/judged.json"))) == len(rows)
     macs = [row["macs"] for row in rows]
     assert all(fine > coarse for coarse, fine in zip(macs[::2], macs[1::2], strict=True))
     assert "Correlation of log MACs" in results.with_suffix(".md").read_text()

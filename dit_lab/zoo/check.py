@@ -49,7 +49,7 @@ def check(
     codec = picture_codec(loaded)
     size = loaded.config.size[0] * codec.factor
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
-    classifier = judge_for(train, test, out)
+    classifier, _ = judge_for(test, "test", lambda: train, out)
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
     settings = {"sampler": "ddim", "steps": steps}

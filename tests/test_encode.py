@@ -14,6 +14,7 @@ from dit_lab.codecs import Autoencoder, open_vae
 from dit_lab.data import open_data
 from dit_lab.encode import encode_command
 from dit_lab.latents import open_latents, shard_path
+from dit_lab.pictures import DataError
 from dit_lab.program import run
 
 SHARDS = 6
@@ -95,13 +96,29 @@ def test_latents_are_the_vaes_mean_and_std_of_each_picture_and_its_mirror_image(
     assert index["about"]["size"] == [8, 8] and index["about"]["scaling_factor"] == 0.18215
 
 
-def test_two_processes_side_by_side_write_what_one_does(whole, vaes, tmp_path):
+def pair(vae, out, dies=None):
+    """The exit codes of two processes side by side, of which the second may die at its `dies`-th shard."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pair = [start(vaes / "kl", tmp_path / "out", rank=rank, port=port) for rank in (0, 1)]
-    assert [finish(process) for process in pair] == [0, 0]
+    started = [start(vae, out, rank=rank, port=port, die_at=die) for rank, die in enumerate((None, dies))]
+    return [finish(process) for process in started]
+
+
+def test_two_processes_side_by_side_write_what_one_does(whole, vaes, tmp_path):
+    assert pair(vaes / "kl", tmp_path / "out") == [0, 0]
     assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_when_one_of_two_processes_dies_what_both_wrote_is_kept_and_training_is_not_fooled(whole, vaes, tmp_path):
+    out = tmp_path / "out"
+    assert pair(vaes / "kl", out, dies=2) == [0, -signal.SIGKILL]  # a launcher would end the first one too
+    written = {shard_path(out, shard).name for shard in (0, 2, 4, 1)}
+    assert {path.name for path in out.glob("*.*") if not path.name.startswith(".")} == written
+    with pytest.raises(DataError, match="not all there"):
+        open_latents(out)
+    assert finish(start(vaes / "kl", out)) == 0
+    assert contents(out) == contents(whole)
 
 
 def test_an_encoding_killed_in_the_middle_goes_on_where_it_was_and_ends_the_same(whole, vaes, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import assert_same
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dit_lab.batches import draw, order
@@ -21,6 +22,7 @@ from dit_lab.sampling import generate
 from dit_lab.state import TrainState
 from dit_lab.train import NonFiniteLoss, TrainOptions, train, uses_bf16
 
+plain_compile = torch.nn.Module.compile
 QUICK = TrainOptions(steps=3, batch_size=4)
 
 
@@ -217,6 +219,20 @@ def test_recomputing_leaves_the_model_as_it_was(digits):
     list(train(plain, digits, QUICK))
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), plain.parameters(), strict=True))
     assert all("forward" not in vars(block) for block in model.blocks)
+
+
+def test_a_compiled_model_learns_what_an_uncompiled_one_does_and_its_checkpoint_opens(digits, tmp_path, monkeypatch):
+    """Traced for real; the code that a C++ compiler would make of it is left out, as not every machine has one."""
+    compiled = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compiled.append(plain_compile(self, fullgraph=True, backend="eager"))
+    )
+    runs = {name: list(train(tiny(), digits, replace(QUICK, compile=name == "compiled"), out=tmp_path / name))
+            for name in ("compiled", "plain")}  # fmt: skip
+    assert len(compiled) == 1
+    assert [step.loss for step in runs["compiled"]] == pytest.approx([step.loss for step in runs["plain"]], rel=1e-5)
+    ours, theirs = (load(tmp_path / name).model.state_dict() for name in runs)
+    assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("times", ["uniform", "logit_normal"])

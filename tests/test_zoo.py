@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from shared import stirred, tiny_vae
 
 import dit_lab
 from dit_lab.blocks import BLOCKS
+from dit_lab.checkpoints import save
 from dit_lab.checkpoints.places import zoo
-from dit_lab.features import JUDGES, everything, judge, opened, shipped
-from dit_lab.metrics import agreement
+from dit_lab.codecs import open_codec
+from dit_lab.features import JUDGES, KEPT, everything, judge, opened, shipped
+from dit_lab.metrics import agreement, frechet_distance
 from dit_lab.samples import draw
 from dit_lab.zoo.check import check
 
@@ -112,3 +115,17 @@ def test_the_check_writes_its_figures_beside_the_checkpoint(tmp_path):
     found = check("mnist", data="digits", samples=10, distance_samples=0, steps=4, out=tmp_path)
     assert json.loads((tmp_path / "figures.json").read_text()) == found
     assert found["agreement"]["samples"] == 10
+
+
+def test_the_check_judges_latents_by_the_pictures_that_their_vae_makes(tmp_path):
+    tiny_vae().save_pretrained(vae := tmp_path / "vae")
+    taken = dict(patch_size=2, in_channels=4, input_size=4, num_classes=10)
+    save(tmp_path / "latent", stirred("DiT-nano/4", dim=16, depth=1, heads=2, **taken), codec_hint=str(vae))
+    few = dict(samples=10, distance_samples=150, steps=2)
+    found = check(str(tmp_path / "latent"), data="digits", out=tmp_path, **few)
+    test = dit_lab.open_data("digits", split="test")
+    classifier, decode = opened(tmp_path / KEPT, test), open_codec(str(vae), channels=4).decode
+    drawn, _ = draw(dit_lab.load(tmp_path / "latent").model, 150, 2, 1.0, decode)
+    assert drawn.shape == (150, 3, 8, 8)
+    features = [judge(classifier, x)[1] for x in (drawn, everything(test))]
+    assert found["frechet"]["samples_to_test"] == pytest.approx(frechet_distance(*features), rel=1e-4)

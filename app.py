@@ -5,7 +5,7 @@ import sys
 
 from dit_lab.checkpoints import load
 from dit_lab.checkpoints.places import zoo
-from dit_lab.codecs import open_codec
+from dit_lab.codecs import codec_of
 from dit_lab.run import pick_device
 
 FIRST = "mnist"
@@ -26,7 +26,7 @@ def main() -> None:
         device = pick_device(options.device)
         sources = [options.checkpoint] if options.checkpoint else [FIRST, *sorted(zoo().keys() - {FIRST})]
         models = [load(source, device=device) for source in sources]
-        codecs = [open_codec(m.codec_hint, options.vae, channels=m.config.in_channels, device=device) for m in models]
+        codecs = [codec_of(model, options.vae, device) for model in models]
         # Gradio takes seconds to import: what cannot be loaded is said before.
         from dit_lab.ui import build_app, launch_options
 

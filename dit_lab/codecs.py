@@ -8,7 +8,7 @@ latents (`LinearPreview`, `FalseColours`) has no `encode`.
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
@@ -182,11 +182,27 @@ def open_codec(
         return without_vae(hint, channels, str(error))
 
 
-def picture_codec(loaded, vae: str | None = None, device="cpu") -> Pixels | Autoencoder:
-    """The codec of a checkpoint (`Loaded`). Raises ValueError where there is only a preview, which is no picture."""
+def codec_of(loaded, vae: str | None = None, device="cpu"):
+    """The codec of a checkpoint (`Loaded`), as `open_codec`; noted where its latents were made by another encoder."""
     codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=device)
-    if codec.note:
+    known = loaded.made.get("encoder_checksum")
+    if known is None or not isinstance(codec, Autoencoder) or codec.about["encoder_checksum"] == known:
+        return codec
+    told = f"The VAE {vae or loaded.codec_hint} is not the one that made the latents this model learnt from"
+    return replace(codec, note=f"{told} (its encoder has other weights): pictures may come out wrong.")
+
+
+def picture_codec(loaded, vae: str | None = None, device="cpu") -> Pixels | Autoencoder:
+    """The codec of a checkpoint (`Loaded`) for judging what it draws.
+
+    Raises ValueError where there is only a preview, which is no picture, and where the VAE that the checkpoint names is
+    not the one that made its latents; one asked for (`vae`) may have another encoder.
+    """
+    codec = codec_of(loaded, vae, device)
+    if not isinstance(codec, Pixels | Autoencoder):
         raise ValueError(f"only pictures can be judged, not a preview of latents. {codec.note}")
+    if codec.note and vae is None:
+        raise ValueError(f"{codec.note} To judge them all the same, name it with --vae")
     return codec
 
 

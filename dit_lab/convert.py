@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save, udit
-from dit_lab.files import atomic, store, store_pickled, write_json
+from dit_lab.files import atomic, make_folder, store, store_pickled, write_json
 from dit_lab.udit import fold as folded
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -92,7 +92,7 @@ def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
 def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
     """A flat `.pt`, and beside it a JSON with what its tensors cannot say (heads, input size, class names, VAE)."""
     tensors = form.to_theirs(loaded.model.state_dict(), loaded.config)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     sidecar = path.with_suffix(".json")
     with atomic(path) as partial:
         store_pickled(partial, {name: tensor.contiguous().clone() for name, tensor in tensors.items()})
@@ -109,7 +109,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
     codec = open_kl(vae, config.in_channels) if vae else None
     index = path / "model_index.json"
     for folder in ("transformer", "scheduler"):
-        (path / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(path / folder)
     with atomic(path / "transformer" / "diffusion_pytorch_model.safetensors") as partial:
         store(partial, tensors, {})
         # Until its index is written, last of all, the folder is no pipeline; shards' index would win over one file.

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "cls", "fine_label")
 # A set that would fill more memory than this is decoded batch by batch instead of at once.
 MEMORY_LIMIT = 4 * 2**30
+LOOKED_AT = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +39,21 @@ class Images:
         """(c, h, w) of every picture."""
         return tuple(self.pixels.shape[1:])
 
-    @property
+    @cached_property
     def fingerprint(self) -> dict[str, int]:
-        """What tells this set from another in a file: the number of pictures and a checksum of their labels."""
-        return {"pictures": len(self), "labels": zlib.crc32(self.labels.tobytes())}
+        """What tells this set from another in a file: its size, and checksums of labels and of evenly spread pictures.
+
+        Of a set with no more than `LOOKED_AT` pictures, of them all.
+        """
+        spread = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int))
+        pictures = zlib.crc32(self.pixels[spread].tobytes())
+        return {"pictures": len(self), "labels": zlib.crc32(self.labels.tobytes()), "pictures_checksum": pictures}
+
+    @property
+    def labels_shown(self) -> np.ndarray:
+        """The labels of the pictures as far as they were decoded: of one shown in another's place, its own. `-> n`."""
+        encoded = isinstance(self.pixels, Encoded)
+        return self.labels[self.pixels.shown(range(len(self)))] if encoded else self.labels
 
     @property
     def codec(self) -> str:

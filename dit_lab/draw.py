@@ -6,8 +6,8 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import load
-from dit_lab.codecs import open_codec
-from dit_lab.files import writable
+from dit_lab.codecs import codec_of
+from dit_lab.files import make_folder, writable
 from dit_lab.pictures import write_grid
 from dit_lab.run import pick_device
 from dit_lab.sampling import SAMPLERS
@@ -61,13 +61,13 @@ def sample_command(
         loaded.model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta,
         cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval,
     )  # fmt: skip
-    codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=device)
+    codec = codec_of(loaded, vae, device)
     for step in tqdm(recording, total=steps, unit="step", mininterval=0.5):
         sample = step.previous
     if codec.note:
         print(codec.note)
     for path in written:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     write_grid(out, codec.decode(sample))
     if trace is not None:
         recording.trajectory.save(trace)

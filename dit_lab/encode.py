@@ -4,7 +4,7 @@ Several processes share the shards (`accelerate launch --multi_gpu --num_process
 w encodes the shards r, r + w, ...; the last one to finish writes the index.
 """
 
-import zlib
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,17 @@ from tqdm.auto import tqdm
 
 from dit_lab.codecs import Autoencoder, open_vae, zoo_vaes
 from dit_lab.data import Images, open_data
-from dit_lab.latents import opened_shard, shard_count, shard_path, shard_range, with_header, write_index, write_shard
+from dit_lab.files import make_folder, writable
+from dit_lab.latents import (
+    INDEX,
+    opened_shard,
+    shard_count,
+    shard_path,
+    shard_range,
+    with_header,
+    write_index,
+    write_shard,
+)
 from dit_lab.parallel import processes
 from dit_lab.pictures import DataError
 from dit_lab.run import device_of
@@ -53,6 +63,7 @@ def encode_command(
         raise ValueError("shard_size and batch_size must be at least 1")
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give the latents a folder")
+    writable(out / INDEX)
     crew = processes()
     device = device_of(crew, device)
     with crew.main_process_first():  # the others then find what it has put into the cache
@@ -62,7 +73,7 @@ def encode_command(
     codec = Autoencoder(open_vae(vae), together=batch_size)
     made = about(images, codec, name_of(vae), split, shard_size, precision)
     check_folder(out, made)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     codec.vae.to(device)
     mine = range(crew.process_index, shard_count(made), crew.num_processes)
     left = [shard for shard in mine if not whole(out, shard, made)]
@@ -78,12 +89,10 @@ def encode_command(
 
 def about(images: Images, codec: Autoencoder, vae: str, split: str, shard_size: int, precision: str) -> dict:
     """What makes these latents these and no others, as JSON."""
-    first_and_last, _ = images.batch([0, len(images) - 1])
-    mean, std = codec.moments(first_and_last[:1])
+    mean, std = codec.moments(images.batch([0])[0])
     return {
         "vae": vae, **codec.about, "split": split, "size": list(images.shape[1:]), "shape": list(mean.shape[1:]),
         "distribution": std is not None, **images.fingerprint,
-        "pictures_checksum": zlib.crc32(first_and_last.numpy().tobytes()),
         "shard_size": shard_size, "precision": precision,
     }  # fmt: skip
 
@@ -113,7 +122,7 @@ def whole(out: Path, shard: int, made: dict) -> bool:
         opened_shard(out, shard, made)
     except DataError as error:
         if shard_path(out, shard).exists():
-            tqdm.write(f"dit_lab: {error}; it is written anew")
+            tqdm.write(f"dit_lab: {error}; it is written anew", file=sys.stderr)
         return False
     return True
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from dit_lab import adm
 from dit_lab.checkpoints import load
 from dit_lab.codecs import Autoencoder, picture_codec
-from dit_lab.files import add_line, checksum, writable
+from dit_lab.files import add_line, checksum, make_folder, writable
 from dit_lab.judging import Judging, measure, open_judge
 from dit_lab.parallel import processes
 from dit_lab.run import device_of
@@ -71,8 +71,12 @@ def evaluate_command(
     if crew.is_main_process:
         blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
         shape = tuple(codec.decode(blank).shape[1:])
-        samples.open({**asdict(sampling), **about}, versions())
+        settings = {**asdict(sampling), **about}
+        samples.kept(settings)  # what does not fit is refused before a judge is trained, and a judge before OUT is made
         network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
+        samples.open(settings, versions())
+        if codec.note:
+            print(f"dit_lab: {codec.note}", file=sys.stderr)
     crew.wait_for_everyone()
     samples.draw(loaded.model, codec, crew.process_index, crew.num_processes)
     crew.wait_for_everyone()
@@ -82,7 +86,7 @@ def evaluate_command(
     asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
     figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
     if npz:
-        npz.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(npz.parent)
         adm.write(npz, sampling.count, samples)
     result = {
         "figures": figures, "left_out": left_out, "samples": {**asdict(sampling), "precision": about.pop("precision")},

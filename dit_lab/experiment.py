@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from dit_lab.checkpoints import load
-from dit_lab.checkpoints.places import STATE
 from dit_lab.codecs import open_codec
 from dit_lab.config import Config
 from dit_lab.count import count
@@ -22,7 +21,7 @@ from dit_lab.data import Images, open_data
 from dit_lab.encode import encode_command
 from dit_lab.features import everything, judge, judge_for
 from dit_lab.files import atomic, write_json
-from dit_lab.folder import LOG
+from dit_lab.folder import LOG, can_resume
 from dit_lab.latents import Latents
 from dit_lab.metrics import agreement, frechet_distance
 from dit_lab.objectives import process_of
@@ -191,7 +190,7 @@ def judged_before(kept: Path, made: dict) -> list[dict]:
 def trained(config: Config, images, options: TrainOptions, folder: Path) -> float:
     """Train a model, or go on with it; leaves the program where it is stopped. Returns the last training loss."""
     torch.manual_seed(options.seed)
-    steps = train(build(config), images, options, out=folder, resume=(folder / STATE).is_file())
+    steps = train(build(config), images, options, out=folder, resume=can_resume(folder))
     if stopped := follow(steps, options.steps):
         sys.exit(128 + stopped)
     lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]

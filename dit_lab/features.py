@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.reading import read_safetensors
 from dit_lab.data import open_data
-from dit_lab.files import checksum, writable, write_tensors
+from dit_lab.files import checksum, make_folder, writable, write_tensors
 from dit_lab.program import run
 
 JUDGES = Path(str(files("dit_lab.zoo"))) / "judges"
@@ -123,10 +123,10 @@ def classifier_for(train, path: Path) -> Classifier:
     Raises ValueError where what is kept there was made for other pictures.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         about = {"shape": list(train.shape), "classes": train.names, "fingerprint": train.fingerprint}
         keep(path, train_classifier(train), about)
-    elif (known := read_safetensors(path)[1].get("fingerprint", train.fingerprint)) != train.fingerprint:
+    elif not same_set(known := read_safetensors(path)[1].get("fingerprint", {}), train):
         raise ValueError(f"{path} was trained on other pictures ({known}); remove it or choose another folder")
     return opened(path, train)
 
@@ -197,11 +197,16 @@ def small_network(images, split: str, open_train: Callable, folder: Path, device
     return Network(lambda pixels: model.look(pixels.to(device) / 127.5 - 1), Classifier.WIDTH, about, images.names)
 
 
+def same_set(kept: dict | None, images) -> bool:
+    """Whether a fingerprint that was kept is that of `images`, in all that it says."""
+    return kept is not None and all(images.fingerprint[name] == value for name, value in kept.items())
+
+
 def shipped(images, split: str) -> Path | None:
-    """The zoo's small network that was made for this very data set at this size, known by its labels, if any."""
+    """The zoo's small network that was made for this very data set at this size, known by its fingerprint, if any."""
     for path in sorted(JUDGES.glob("*.safetensors")):
         about = read_safetensors(path)[1]
-        if about["shape"] == list(images.shape) and about["splits"].get(split) == images.fingerprint:
+        if about["shape"] == list(images.shape) and same_set(about["splits"].get(split), images):
             return path
     return None
 
@@ -221,7 +226,7 @@ def train_command(*, data: str, out: Path, size: int | None = None, epochs: int 
     train, test = splits.values()
     model = train_classifier(train, epochs=epochs, seed=seed)
     accuracy = (judge(model, everything(test))[0] == torch.from_numpy(test.labels)).double().mean().item()
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     about = {
         "data": data.rstrip("/").rpartition("/")[2], "shape": list(train.shape), "classes": train.names,
         "splits": {split: images.fingerprint for split, images in splits.items()}, "accuracy": accuracy,

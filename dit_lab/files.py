@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +19,8 @@ def atomic(path: str | Path):
     Killed half-way, the process leaves the old file as it was and a `.partial` file that nothing reads.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not the process's number: two machines, or two containers, on one disk may have the same.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:12]}.partial")
     try:
         partial.touch()
         mode = partial.stat().st_mode  # what the umask asks for; safetensors makes files that only their owner reads
@@ -32,6 +34,14 @@ def atomic(path: str | Path):
     finally:
         with suppress(OSError):  # where nothing could be written, there is nothing to remove
             partial.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where it is not there. Raises OSError that names it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"could not make the folder {path}: {error.strerror or error}") from error
 
 
 def writable(path: Path) -> None:

@@ -1,20 +1,22 @@
 """The folder of a training run: a checkpoint that `load` opens, the state to resume from, and the loss log.
 
 The state is written last, so it is what says how far a run came: killed anywhere before, the run repeats the steps
-since the state before it, and writes the same model and the same log lines again.
+since the state before it, if there is one, and writes the same model and the same log lines again.
 """
 
 import json
+import sys
 from pathlib import Path
 
 from dit_lab.checkpoints import save
 from dit_lab.checkpoints.own import TENSORS
 from dit_lab.checkpoints.places import STATE
-from dit_lab.files import add_line, atomic
+from dit_lab.files import add_line, atomic, make_folder, write_json
 from dit_lab.parallel import bare, processes
-from dit_lab.state import TrainState
+from dit_lab.state import TrainState, check_same
 
 LOG = "log.jsonl"
+BEGUN = "begun.json"  # what the run was started with, until its first state says so
 
 
 def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None) -> None:
@@ -23,21 +25,47 @@ def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults:
     What a killed run half wrote is cleared away. `defaults` are those of `TrainState.restore`. Raises ValueError, in
     one sentence, on a folder that does not fit.
     """
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give the run a folder")
-    if resume:
-        if not (out / STATE).is_file():
-            raise ValueError(f"there is nothing to resume in {out}: it has no {STATE}")
+    check_folder(out, resume)
+    if resume and (out / STATE).is_file():
         state.restore(out / STATE, run, defaults)
-    elif held := next((name for name in (STATE, TENSORS) if (out / name).exists()), None):
-        raise ValueError(f"{out} already holds a run ({held}); continue it with --resume or choose another folder")
+    elif resume:
+        check_same(out / BEGUN, begun(out), json.loads(json.dumps(run)), defaults or {})
+        if processes().is_main_process:
+            print(f"dit_lab: the run in {out} ended before its first checkpoint; it begins anew", file=sys.stderr)
     processes().wait_for_everyone()  # until all have seen what was there
     if processes().is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         for leftover in out.rglob(".*.partial"):
             leftover.unlink()
+        if not (out / STATE).is_file():
+            write_json(out / BEGUN, run)
         trim(out / LOG, state.step)
     processes().wait_for_everyone()
+
+
+def check_folder(out: Path, resume: bool) -> None:
+    """Raise ValueError, before any work, on a folder that no run can begin in, or (`resume`) go on in."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give the run a folder")
+    if resume and not can_resume(out):
+        raise ValueError(f"there is nothing to resume in {out}: it has no {STATE}")
+    held = next((name for name in (STATE, TENSORS) if (out / name).exists()), None)
+    if held and not resume:
+        what, how = ("run", "continue it with --resume") if can_resume(out) else ("model", "train it on with --init")
+        raise ValueError(f"{out} already holds a {what} ({held}); {how} or choose another folder")
+
+
+def can_resume(out: Path) -> bool:
+    """Whether a folder holds a run, be it one that was killed before its first checkpoint."""
+    return any((out / name).is_file() for name in (STATE, BEGUN))
+
+
+def begun(out: Path) -> dict:
+    """What the run in a folder was started with. Raises ValueError."""
+    try:
+        return {group: dict(values) for group, values in json.loads((out / BEGUN).read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{out / BEGUN} does not say what a run was started with; choose another folder") from error
 
 
 def checkpoint(out: Path, state: TrainState, run: dict, images) -> None:
@@ -53,7 +81,14 @@ def checkpoint(out: Path, state: TrainState, run: dict, images) -> None:
             extra = {"trained_steps": state.step, "ema_decay": decay, **made}
             folder = out if state.title(decay) == "ema" else out / state.title(decay)
             save(folder, model, labels=images.names, codec_hint=images.codec, extra=extra, tensors=tensors)
+    keep_state(out, state, run)
+
+
+def keep_state(out: Path, state: TrainState, run: dict) -> None:
+    """Write the state to resume from, which from now on says what the run was started with."""
     state.save(out / STATE, run)
+    if processes().is_main_process:
+        (out / BEGUN).unlink(missing_ok=True)
 
 
 def log(out: Path, state: TrainState) -> dict[str, float]:

@@ -11,7 +11,7 @@ from einops import rearrange
 from tqdm.auto import tqdm
 
 from dit_lab import adm
-from dit_lab.data import open_data
+from dit_lab.data import Images, open_data
 from dit_lab.features import Network, Seen, small_network
 from dit_lab.inception import inception
 from dit_lab.metrics import (
@@ -47,11 +47,14 @@ class Judging:
 
 
 class Reference(NamedTuple):
-    """Real `pixels: n c h w` in uint8, None where only features' `moments` are known; `labels: n` where they are."""
+    """Real `pixels: n c h w` in uint8, None where only features' `moments` are known; `images` where they have labels.
+
+    `images` is the labelled set (an `Images`) whose pixels they are.
+    """
 
     pixels: object
     moments: tuple[torch.Tensor, torch.Tensor] | None
-    labels: np.ndarray | None
+    images: Images | None
     about: dict
 
 
@@ -73,7 +76,7 @@ def open_judge(judging: Judging, shape: tuple[int, int, int], classes: int, fold
             network = small_network(images, split, training, folder, device)
         if reference is None:
             about = {"data": judging.data, "split": split, "size": judging.size, "pictures": len(images)}
-            return network, Reference(images.pixels, None, images.labels, about)
+            return network, Reference(images.pixels, None, images, about)
     return network, fitting(reference, network, judging.reference)
 
 
@@ -144,8 +147,9 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
             figures["agreement"] = agreement(drawn.logits.argmax(1), torch.from_numpy(labels))
         else:
             left_out["agreement"] = "the model's classes have other names than the data's, or another order"
-    if not known and reference.labels is not None:
-        figures["agreement_of_real"] = agreement(real.logits.argmax(1), torch.from_numpy(reference.labels))
+    if not known and reference.images is not None:
+        labels = torch.from_numpy(reference.images.labels_shown)
+        figures["agreement_of_real"] = agreement(real.logits.argmax(1), labels)
     return figures, left_out
 
 

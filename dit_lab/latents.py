@@ -102,9 +102,14 @@ def open_latents(folder: str | Path) -> Latents:
     if faults:
         told = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
         raise DataError(f"the latents in {folder} are not whole: {told}. To mend them, {AGAIN}")
+    labels = np.concatenate([file.get_tensor("labels").numpy() for file in files])
+    last = max(len(names), 1) - 1
+    if (wrong := (labels < 0) | (labels > last)).any():
+        place = int(np.argmax(wrong))
+        raise DataError(f"the label {labels[place]} of picture {place} in {folder} is not one of 0 to {last}")
     kept = ("mean", "std") if about["distribution"] else ("mean",)
     slices = [{name: file.get_slice(name) for name in kept} for file in files]
-    return Latents(about, np.concatenate([file.get_tensor("labels").numpy() for file in files]), names, slices)
+    return Latents(about, labels, names, slices)
 
 
 def read_index(folder: Path) -> tuple[dict, list[str]]:

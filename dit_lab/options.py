@@ -68,6 +68,8 @@ class TrainOptions:
                 wrong.append(f"{name} must be a finite number above 0")
         if not self.decays or not all(0 <= decay <= 1 for decay in self.decays):
             wrong.append("ema_decay must be between 0 and 1")
+        elif len(set(self.decays)) < len(self.decays):
+            wrong.append("ema_decay must be decays that differ")
         if not 0 <= self.label_dropout <= 1:
             wrong.append("label_dropout must be between 0 and 1")
         if self.min_snr is not None and not 0 < self.min_snr < math.inf:

@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 from dit_lab.blocks import BLOCKS
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data
+from dit_lab.files import writable
 from dit_lab.fine_tune import adapted
+from dit_lab.folder import LOG, check_folder
 from dit_lab.objectives import PROCESSES, objective
 from dit_lab.parallel import anywhere, processes
 from dit_lab.presets import PRESETS, build, taking
@@ -100,6 +102,10 @@ def train_command(
     """
     crew = processes()
     device = device_of(crew, device)
+    check_folder(out, resume)
+    writable(out / LOG)
+    if options.shard and crew.num_processes == 1:
+        print("dit_lab: one process has nobody to share with; --shard does nothing", file=sys.stderr)
     with crew.main_process_first():  # the others then find what it has put into the cache
         images = open_data(data, split=split, size=size, labelled=labelled)
     torch.manual_seed(options.seed)

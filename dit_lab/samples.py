@@ -15,7 +15,7 @@ from einops import rearrange
 from tqdm.auto import tqdm
 
 from dit_lab import adm
-from dit_lab.files import write_json
+from dit_lab.files import make_folder, write_json
 from dit_lab.sampling import SAMPLERS, generate
 
 BATCH = 100
@@ -68,7 +68,10 @@ class Samples:
 
     def __iter__(self):
         for number in range(len(self)):
-            arrays = adm.read(self.path(number))
+            try:
+                arrays = adm.read(self.path(number))
+            except ValueError as error:
+                raise ValueError(f"{error}; remove it, and the same command draws it again") from error
             yield arrays["arr_0"], arrays["arr_1"]
 
     def path(self, number: int) -> Path:
@@ -84,23 +87,32 @@ class Samples:
         return np.arange(start, min(stop, self.sampling.count)) % max(self.classes, 1)
 
     def open(self, settings: dict, versions: dict) -> None:
-        """Make the folder, or make sure that its batches are of these settings. Raises ValueError.
-
-        `versions` are those that draw what is missing.
-        """
-        settings, path, kept = json.loads(json.dumps(settings)), self.folder / SETTINGS, {}
-        if any(self.folder.glob("batch-*.npz")):
-            kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            changed = [f"{n} {kept.get(n)} (now {now})" for n, now in settings.items() if kept.get(n) != now]
-            if changed:
-                raise ValueError(f"{self.folder} has samples of {', '.join(changed)}; give --out another folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder, or go on in it; `versions` are those that draw what is missing. Raises ValueError."""
+        kept = self.kept(settings)
+        make_folder(self.folder)
         for leftover in self.folder.glob(".*.partial"):
             leftover.unlink()
         drawn_with = kept.get("drawn_with", [])
         if versions not in drawn_with and not all(self.path(number).is_file() for number in range(len(self))):
             drawn_with.append(versions)
-        write_json(path, {**settings, "drawn_with": drawn_with})
+        write_json(self.folder / SETTINGS, {**settings, "drawn_with": drawn_with})
+
+    def kept(self, settings: dict) -> dict:
+        """What is kept of how the batches were made, if any are there. Raises ValueError unless by `settings`."""
+        if not any(self.folder.glob("batch-*.npz")):
+            return {}
+        try:
+            kept = {**json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder} has samples, but no readable {SETTINGS} that says how they were made; "
+                "give --out another folder"
+            ) from error
+        settings = json.loads(json.dumps(settings))
+        changed = [f"{n} {kept.get(n)} (now {now})" for n, now in settings.items() if kept.get(n) != now]
+        if changed:
+            raise ValueError(f"{self.folder} has samples of {', '.join(changed)}; give --out another folder")
+        return kept
 
     def draw(self, model, codec, rank: int, processes: int) -> None:
         """Make this process's share of the batches that are not there yet."""

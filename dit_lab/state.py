@@ -78,7 +78,7 @@ class TrainState:
 
     def title(self, decay: float) -> str:
         """What an average is called in files: `ema`, and a further one `ema-0.999`."""
-        return "ema" if decay == next(iter(self.averages)) else f"ema-{decay:g}"
+        return "ema" if decay == next(iter(self.averages)) else f"ema-{decay}"
 
     def save(self, path: Path, run: dict) -> None:
         """Write the state atomically, with what it belongs to: `run` maps names to groups of JSON values."""

@@ -19,11 +19,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from dit_lab.batches import draw, parts
+from dit_lab.batches import draw, order, parts
 from dit_lab.folder import checkpoint, log, open_folder
 from dit_lab.objectives import process_of
 from dit_lab.options import TrainOptions
 from dit_lab.parallel import bare, complete, mean, processes, unshared
+from dit_lab.pictures import DataError
 from dit_lab.preview import Board
 from dit_lab.process import Process
 from dit_lab.state import TrainState
@@ -72,7 +73,9 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
         model.compile()
     state = TrainState.fresh(model, options.lr, options.decays, options.shard)
     if out is not None:
-        open_folder(Path(out), state, identity(state, images, options), resume, {"option": TrainOptions().fixed})
+        # What a run meant that was started before these were kept.
+        known = {"option": TrainOptions().fixed, "data": images.fingerprint}
+        open_folder(Path(out), state, identity(state, images, options), resume, known)
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
     return loop(state, images, process, options, share, None if out is None else Path(out))
@@ -129,12 +132,21 @@ def advance(state: TrainState, images, process: Process, options: TrainOptions, 
     # Before the weights move: what is in memory, and on disk, is still the last good step.
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"loss turned {loss}" if not math.isfinite(loss) else f"gradient turned {norm}"
+        check_finite(images, state.step, process, options)
         raise NonFiniteLoss(f"the {what} at step {state.step + 1}; try a lower learning rate than {options.lr:g}")
     state.optimiser.step()
     state.step += 1
     state.average()
     rate = options.batch_size / (time.perf_counter() - start)
     return TrainStep(state.step, loss, mse, vb, norm, lr, rate)
+
+
+def check_finite(images, step: int, process: Process, options: TrainOptions) -> None:
+    """Raise DataError where it is the data of a step that holds NaN or Inf, as damaged latents may."""
+    finite = draw(images, step, process, options)[0].isfinite().flatten(1).all(1)
+    if not finite.all():
+        place = order(len(images), options.seed, step * options.batch_size, options.batch_size)[finite.int().argmin()]
+        raise DataError(f"the data holds NaN or Inf: its number {place}, met at step {step + 1}; encode it anew")
 
 
 def gradient(state: TrainState, images, process: Process, options: TrainOptions, part: slice, last: bool):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dit_lab import cli
 from dit_lab.checkpoints import save
-from dit_lab.files import add_line
+from dit_lab.files import add_line, atomic
 from dit_lab.presets import build
 
 ROOT = Path(__file__).parents[1]
@@ -164,3 +164,9 @@ def test_a_line_is_added_whole_also_after_one_that_was_cut_off(tmp_path):
     assert path.read_text().splitlines() == ['{"first": 1}', '{"cut', '{"second": 2}']
     with pytest.raises(OSError, match="could not write /dev/full: No space left"):
         add_line(Path("/dev/full"), {})
+
+
+def test_two_who_write_one_file_at_a_time_each_write_it_whole(tmp_path):
+    with atomic(tmp_path / "a.txt") as ours, atomic(tmp_path / "a.txt") as theirs:  # of one process number, or two
+        ours.write_text("ours"), theirs.write_text("theirs")
+    assert (tmp_path / "a.txt").read_text() == "ours" and [path.name for path in tmp_path.iterdir()] == ["a.txt"]

@@ -159,6 +159,7 @@ def test_a_few_pictures_that_do_not_decode_are_named_once_and_the_next_ones_stan
     assert y.tolist() == [k % 2 for k in shown] and len(images) == 30
     for ours, place in zip(x, shown, strict=True):
         assert (ours == torch.from_numpy(stored[place][1].transpose(2, 0, 1)) / 127.5 - 1).all()
+    assert [images.labels_shown[place] for place in (6, 7, 8, 0)] == [0, 1, 1, 1]
     told = [line for line in capsys.readouterr().err.splitlines() if "does not decode" in line]
     assert len(told) == 3 and all(sum(f"picture {place} " in line for line in told) == 1 for place in broken)
 

@@ -149,8 +149,9 @@ def encode(command, vae, out, *more):
 def test_a_truncated_shard_is_named_and_written_anew(whole, vaes, tmp_path, command):
     out = copied(whole, tmp_path / "out")
     shard_path(out, 4).write_bytes(shard_path(out, 4).read_bytes()[:-5])
-    code, _ = encode(command, vaes / "kl", out)
+    code, said = encode(command, vaes / "kl", out)
     assert code == 0 and contents(out) == contents(whole)
+    assert "dit_lab: shard-00004.safetensors is truncated or damaged" in said and "it is written anew" in said
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,16 @@ def test_something_else_into_the_same_folder_is_refused(vae, more, told, whole, 
     code, said = encode(command, vaes / vae, out, *more)
     assert code == 2 and f"{out} holds latents made with" in said and told in said and "choose another folder" in said
     assert contents(out) == contents(whole)
+
+
+def test_other_pictures_of_the_same_number_and_labels_are_not_mixed_in(whole, vaes, tmp_path, command, monkeypatch):
+    out = copied(whole, tmp_path / "out")
+    shard_path(out, 1).unlink(), (out / "latents.json").unlink()
+    left, changed = contents(out), open_data("digits", split="test")
+    changed.pixels[150] = 255 - changed.pixels[150]
+    monkeypatch.setattr("dit_lab.encode.open_data", lambda *_, **__: changed)
+    code, said = encode(command, vaes / "kl", out)
+    assert code == 2 and f"{out} holds latents made with pictures_checksum" in said and contents(out) == left
 
 
 def test_a_full_disk_is_one_sentence_and_the_shards_before_it_stay(whole, vaes, tmp_path, command, limited):

@@ -195,7 +195,7 @@ def test_agreement_is_left_out_where_class_numbers_mean_something_else(names, co
     network = small_network(digits, "test", lambda: open_data("digits"), home, torch.device("cpu"))
     network = replace(network, classes=list("abcdefghij"))
     drawn = network.see([digits.pixels[:40]], 40, "samples")
-    reference = Reference(digits.pixels, None, digits.labels, {})
+    reference = Reference(digits.pixels, None, digits, {})
     figures, left_out = measure(network, drawn, (digits.labels[:40], list(names)), reference, 30, 0)
     assert ("agreement" in figures) == counted == ("agreement" not in left_out)
 
@@ -225,7 +225,22 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_drawn(home, monkeyp
     monkeypatch.setattr(samples, "generate", lambda *_, **__: pytest.fail("something was drawn"))
     with pytest.raises(ValueError, match=told):
         evaluate_command(str(home / "model"), Sampling(**FEW), judging, out=tmp_path / "out", device="cpu")
-    assert not list(tmp_path.rglob("batch-*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_are_damaged_or_of_unknown_making_are_told_with_what_to_do(home):
+    shutil.copytree(home / "first", home / "damaged")
+    batch, settings = (home / "damaged" / name for name in ("batch-000001.npz", "settings.json"))
+    batch.write_bytes(batch.read_bytes()[:500])
+    with pytest.raises(ValueError, match="batch-000001.npz is no readable .*; remove it, and the same command"):
+        evaluate(home, "damaged")
+    batch.unlink()
+    evaluate(home, "damaged")
+    assert batch.read_bytes() == (home / "first" / batch.name).read_bytes()
+    for text in "[]", "{", None:
+        settings.unlink() if text is None else settings.write_text(text)
+        with pytest.raises(ValueError, match="no readable settings.json that says how they were made; give --out"):
+            evaluate(home, "damaged")
 
 
 @pytest.mark.parametrize(

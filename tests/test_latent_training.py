@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from shared import tiny_vae
 
 from dit_lab.checkpoints import load, save
-from dit_lab.codecs import open_vae
+from dit_lab.codecs import codec_of, open_vae, picture_codec
 from dit_lab.data import Images, open_data
 from dit_lab.encode import encode_command
 from dit_lab.evaluate import evaluate_command
@@ -139,6 +139,29 @@ def test_a_checkpoint_names_its_vae_and_encoder_and_is_drawn_through_it(home, tm
     expected = decoded(home, generate(loaded.model, [3, 1, 4, 2], steps=3, seed=0))
     ours = shown(tmp_path / "a.png", columns=2)
     assert code == 0 and "No VAE" not in said and ours.std() > 1 and np.abs(ours - expected).max() <= 1
+
+
+def test_a_vae_whose_encoder_did_not_make_the_latents_is_told_and_not_judged_by(home, tmp_path, command):
+    kept, few = load(home / "run"), Sampling(count=20, batch_size=10, steps=2)
+    tiny_vae(1, channels=3).save_pretrained(tmp_path / "vae")
+    save(tmp_path / "model", kept.model, labels=kept.labels, codec_hint=str(tmp_path / "vae"), extra=kept.made)
+    told = f"The VAE {tmp_path / 'vae'} is not the one that made the latents this model learnt from"
+    _, said, _ = command("sample", tmp_path / "model", "--labels", 3, "--steps", 2, "--out", tmp_path / "a.png")
+    assert told in said and (tmp_path / "a.png").exists()
+    with pytest.raises(ValueError, match=f"{told} .* name it with --vae"):
+        evaluate_command(str(tmp_path / "model"), few, Judging(data="digits"), out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+    assert codec_of(kept).note == codec_of(kept, str(home / "decoder")).note == ""  # another decoder is welcome
+    assert told in picture_codec(kept, str(tmp_path / "vae")).note  # asked for by name, it is one's own choice
+
+
+def test_data_that_holds_nan_is_named_and_not_the_learning_rate(home):
+    latents = open_latents(home / "first")
+    slices = [{name: part[name][:].clone() for name in ("mean", "std")} for part in latents.slices]
+    slices[0]["mean"][3, :, 0, 0, 0] = float("nan")
+    steps = train(TINY.model(latents), replace(latents, slices=slices), replace(OPTIONS, steps=40, batch_size=16))
+    with pytest.raises(DataError, match="the data holds NaN or Inf: its number 3, met at step "):
+        list(steps)
 
 
 def test_previews_are_pictures_and_not_latents(home):

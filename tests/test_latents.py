@@ -119,6 +119,15 @@ def test_a_shard_that_is_not_whole_is_named_with_what_to_do(harm, told, tmp_path
     assert "\n" not in str(caught.value) and "shard-00000" not in str(caught.value)
 
 
+def test_a_label_that_is_no_class_is_named_with_its_picture(tmp_path):
+    labels = cache(tmp_path)[2]
+    index = json.loads((tmp_path / "latents.json").read_text())
+    (tmp_path / "latents.json").write_text(json.dumps(index | {"names": index["names"][:1]}))
+    place = int((labels > 0).int().argmax())
+    with pytest.raises(DataError, match=f"the label {labels[place]} of picture {place} in .* is not one of 0 to 0"):
+        open_latents(tmp_path)
+
+
 def test_unfinished_latents_are_not_taken_for_a_folder_of_pictures(tmp_path):
     cache(tmp_path)
     (tmp_path / "latents.json").unlink()

@@ -204,13 +204,19 @@ def test_memory_that_runs_out_names_the_knob(name, knob, home, tmp_path, command
     }
 
 
-def test_a_full_disk_at_the_loss_log_is_one_sentence_that_names_it(tmp_path, command, limited):
-    given = ["train", *TRAIN, "--steps", 2, "--device", "cpu", "--out", tmp_path / "run"]
-    with limited(resource.RLIMIT_FSIZE, 40):  # half a line
-        code, _, said = command(*given)
+@pytest.mark.parametrize("full_at", ["begun.json", "model.safetensors", "state.safetensors"])
+def test_a_full_disk_is_one_sentence_that_names_the_file_and_the_run_goes_on(full_at, tmp_path, command, limited):
+    given = ["train", *TRAIN, "--steps", 2, "--device", "cpu", "--out"]
+    assert command(*given, tmp_path / "whole")[0] == 0
+    whole, run = ((tmp_path / name) for name in ("whole", "run"))
+    model = (whole / "model.safetensors").stat().st_size
+    room = {"begun.json": 40, "model.safetensors": model // 2, "state.safetensors": model}[full_at]
+    with limited(resource.RLIMIT_FSIZE, room):
+        code, _, said = command(*given, run)
     assert code == 2 and "Traceback" not in said
-    assert said.strip().splitlines()[-1] == f"dit_lab: could not write {tmp_path / 'run' / 'log.jsonl'}: File too large"
-    assert command(*given)[0] == 0 and [line["step"] for line in log(tmp_path / "run")] == [2]
+    assert f"dit_lab: could not write {run / full_at}: " in said.strip().splitlines()[-1]
+    assert command(*given, run, *(["--resume"] if full_at != "begun.json" else []))[0] == 0
+    assert_same_run(run, whole)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

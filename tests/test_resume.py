@@ -4,11 +4,14 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shared import processes
@@ -84,12 +87,11 @@ def uninterrupted(tmp_path_factory):
 
 def test_a_run_killed_at_every_point_of_writing_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
     out, resume = tmp_path / "run", []
-    for die_at in range(1, 12):  # a checkpoint has six points: before each of three files is flushed, and is renamed
+    # What is written has two points a file, before it is flushed and before it is renamed: what the run was started
+    # with, while there is no state, and a checkpoint's model, config and state.
+    for die_at in range(1, 14):
         assert finish(start(out, *options(), *resume, die_at=die_at)) == -signal.SIGKILL
-        resume = ["--resume"] if (out / "state.safetensors").exists() else []
-        if not resume:  # killed within its first checkpoint: nothing to continue from
-            for file in out.glob("*"):
-                file.unlink()
+        resume = ["--resume"] if die_at > 2 else []
     assert finish(start(out, *options(), *resume)) == 0
     same(out, uninterrupted)
 
@@ -179,6 +181,41 @@ def test_resuming_with_other_options_is_refused_by_name(changed, told, uninterru
 def test_resuming_where_nothing_is_says_so(tmp_path, command):
     code, [said] = command("--out", tmp_path, *options(), "--resume")
     assert code == 2 and said == f"dit_lab: there is nothing to resume in {tmp_path}: it has no state.safetensors"
+
+
+def test_a_finished_run_whose_state_was_removed_is_not_begun_anew(uninterrupted, tmp_path, command):
+    shutil.copytree(uninterrupted, out := tmp_path / "run")
+    (out / "state.safetensors").unlink()
+    before = (out / "model.safetensors").read_bytes()
+    code, [said] = command("--out", out, *options(), "--resume")
+    assert code == 2 and "there is nothing to resume" in said
+    code, [said] = command("--out", out, *options())
+    assert code == 2 and "already holds a model (model.safetensors); train it on with --init" in said
+    assert (out / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_going_on_with_other_pictures_of_the_same_labels_is_refused(at_once, tmp_path, command, monkeypatch):
+    monkeypatch.setattr("dit_lab.data.MEMORY_LIMIT", 2**30 if at_once else 0)
+    for name, shade in ("grey", 100), ("darker", 99):
+        for number in range(12):
+            (folder := tmp_path / name / "train" / str(number % 2)).mkdir(parents=True, exist_ok=True)
+            pixels = np.full((8, 8), 100 if number != 5 else shade, np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    given = ["--out", tmp_path / "run", *options(2)]
+    assert command(*given, "--data", tmp_path / "grey")[0] == 0
+    code, [said] = command(*given, "--data", tmp_path / "darker", "--resume")
+    assert code == 2 and "was started with data pictures_checksum" in said
+    assert command("--out", tmp_path / "run", *options(3), "--data", tmp_path / "grey", "--resume")[0] == 0
+
+
+def test_a_run_of_before_the_pictures_were_looked_at_goes_on(uninterrupted, tmp_path, command):
+    shutil.copytree(uninterrupted, out := tmp_path / "run")
+    with safe_open(out / "state.safetensors", framework="pt") as file:
+        about = json.loads(file.metadata()["dit_lab"])
+    del about["run"]["data"]["pictures_checksum"]
+    save_file(load_file(out / "state.safetensors"), out / "state.safetensors", {"dit_lab": json.dumps(about)})
+    assert command("--out", out, *options(STEPS + 1), "--resume")[0] == 0
 
 
 def test_a_folder_with_a_run_is_not_overwritten(uninterrupted, command):

@@ -6,7 +6,7 @@ import torch
 
 from dit_lab.checkpoints.reading import CheckpointError, first_line
 from dit_lab.config import Config
-from dit_lab.files import atomic, store, write_json
+from dit_lab.files import atomic, make_folder, store, write_json
 from dit_lab.presets import config_of as config_of_fields
 
 NAME = "dit_lab"
@@ -22,7 +22,7 @@ def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None, t
     take the place of the model's own, such as an average of its weights.
     """
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     about = json_of(model.config, labels, codec_hint) | (extra or {})
     with atomic(folder / TENSORS) as partial:
         store(partial, cast(tensors or model.state_dict(), dtype), about)

@@ -26,7 +26,7 @@ from dit_lab.checkpoints.places import STATE
 from dit_lab.codecs import FILES, PREVIEW, Autoencoder, fit_preview, open_vae
 from dit_lab.data import open_data
 from dit_lab.files import atomic, write_json, write_tensors
-from dit_lab.folder import log, open_folder
+from dit_lab.folder import keep_state, log, open_folder
 from dit_lab.program import run, stop
 from dit_lab.run import pick_device, stop_flag
 from dit_lab.state import TrainState
@@ -122,10 +122,10 @@ def train_vae(state: TrainState, images, options: VaeOptions, out: Path, stopped
             if state.step % LOG_EVERY == 0 or state.step == options.steps:
                 log(out, state)
             if state.step % options.save_every == 0:
-                state.save(out / STATE, identity(options, images))
+                keep_state(out, state, identity(options, images))
                 saved = state.step
     if state.step > saved:
-        state.save(out / STATE, identity(options, images))
+        keep_state(out, state, identity(options, images))
 
 
 def advance(state: TrainState, images, options: VaeOptions) -> dict[str, float]:

@@ -9,16 +9,14 @@ latents (`LinearPreview`, `FalseColours`) has no `encode`.
 import json
 import re
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
-from textwrap import shorten
 from typing import ClassVar
 
 import torch
 from einops import einsum, rearrange, reduce, repeat
 
-from dit_lab.checkpoints.places import HUB_ID, downloaded
 from dit_lab.files import checksum
+from dit_lab.vaes import TILE, factor_of, open_vae, zoo_vaes
 
 # Four directions into RGB that keep latent channels apart; the first is brightness. Any fixed choice would do.
 FALSE_COLOURS = torch.tensor([[0.30, 0.30, 0.30], [0.30, 0.0, -0.30], [-0.15, 0.30, -0.15], [0.15, -0.25, 0.20]])
@@ -28,14 +26,8 @@ SD_COLOURS = torch.tensor(
     [[0.3512, 0.2297, 0.3227], [0.3250, 0.4974, 0.2350], [-0.2829, 0.1762, 0.2721], [-0.2120, -0.2616, -0.7177]]
 )
 SD_VAE = re.compile(r"stabilityai/sd-vae-ft-\w+(-original)?|facebook/DiT-XL-2-(256|512)")
-VAES = ("AutoencoderKL", "AutoencoderTiny")
-FILES = ("config.json", "diffusion_pytorch_model.safetensors")
-VAE_FILES = [f"{folder}{name}" for folder in ("", "vae/") for name in FILES]
 PREVIEW = "preview.json"
 ENCODER = ("encoder.", "quant_conv.")
-# The largest side in pixels that goes through a VAE in one piece, and a tile's beyond it: the largest of DiT's pictures
-# stays whole. Stable Diffusion's decoder then needs about 1 GiB in fp32: four maps of 256 channels, 1 kB a pixel each.
-TILE = 512
 
 
 @dataclass(frozen=True)
@@ -118,7 +110,7 @@ class Autoencoder:
     @property
     def factor(self) -> int:
         """Pixels a latent has along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor_of(self.vae)
 
     def encode(self, images):
         """The latents, of an AutoencoderKL their mean: `images: b c h w in [-1, 1] -> b c h w`; grey becomes RGB."""
@@ -223,56 +215,6 @@ def preview_of(hint: str) -> LinearPreview | None:
         about = json.loads(kept.read_text(encoding="utf-8"))
         return LinearPreview(*(torch.tensor(about[name], dtype=torch.float32) for name in ("weight", "bias")))
     return LinearPreview(SD_COLOURS, torch.zeros(3)) if SD_VAE.fullmatch(hint) else None
-
-
-def open_vae(source: str, channels: int | None = None) -> torch.nn.Module:
-    """An AutoencoderKL or AutoencoderTiny, or the `vae` of a pipeline, whose latents have `channels`, where given.
-
-    Raises ValueError.
-    """
-    folder = vae_folder(source)
-    import diffusers  # here, not above: it takes seconds, and pictures and false colours do without it
-
-    try:
-        config = diffusers.AutoencoderKL.load_config(folder)
-        if (name := config.get("_class_name")) not in VAES:
-            raise ValueError(f"it holds a {name}, not one of {', '.join(VAES)}")
-        if channels is not None and (there := config.get("latent_channels")) != channels:
-            raise ValueError(f"its latents have {there} channels, the model's {channels}")
-        # safetensors where it has them, else its .bin, which diffusers opens for tensors alone: code in it never runs.
-        # Half precision is for the file: a CPU is slow in it.
-        model = getattr(diffusers, name).from_pretrained(folder, torch_dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = shorten(str(error), 200, placeholder=" …").rstrip(".")
-        raise ValueError(f"could not open the VAE {source!r}: {reason}") from error
-    return tiles_set(model).eval().requires_grad_(False)
-
-
-def tiles_set(vae: torch.nn.Module) -> torch.nn.Module:
-    """The VAE with diffusers' tiles of `TILE` pixels, wherever its config puts them."""
-    factor = Autoencoder(vae).factor
-    vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // factor
-    vae.spatial_scale_factor = factor  # AutoencoderTiny's, which it takes to be 8
-    return vae
-
-
-def vae_folder(source: str) -> Path:
-    """The folder that holds the VAE's `config.json`: of a VAE or a pipeline; in the zoo, on this disk or on the hub."""
-    if source in (zoo := zoo_vaes()):
-        return zoo[source]
-    if Path(source).is_dir():
-        folder = Path(source)
-    elif HUB_ID.fullmatch(source):
-        folder = downloaded(source, VAE_FILES)
-    else:
-        hint = "" if "/" in source else f", and the zoo has {', '.join(sorted(zoo)) or 'no VAE'}"
-        raise ValueError(f"could not open the VAE {source!r}: there is no such folder{hint}")
-    return folder / "vae" if (folder / "vae").is_dir() else folder
-
-
-def zoo_vaes() -> dict[str, Path]:
-    """The VAEs that ship with the package, by name."""
-    return {path.name: path for path in Path(str(files("dit_lab.zoo"))).iterdir() if (path / FILES[1]).is_file()}
 
 
 def false_colours(latents):

@@ -126,7 +126,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
 
 def open_kl(source: str, channels: int):
     """The VAE for a pipeline. Raises CheckpointError when it is not of DiTPipeline's kind, or of other latents."""
-    from dit_lab.codecs import open_vae
+    from dit_lab.vaes import open_vae
 
     vae = open_vae(source, channels)
     if type(vae).__name__ != "AutoencoderKL":

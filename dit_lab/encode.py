@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
-from dit_lab.codecs import Autoencoder, open_vae, zoo_vaes
+from dit_lab.codecs import Autoencoder
 from dit_lab.data import Images, open_data
 from dit_lab.files import make_folder, writable
 from dit_lab.latents import (
@@ -28,6 +28,7 @@ from dit_lab.latents import (
 from dit_lab.parallel import processes
 from dit_lab.pictures import DataError
 from dit_lab.run import device_of
+from dit_lab.vaes import open_vae, zoo_vaes
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

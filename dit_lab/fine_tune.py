@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dit_lab.checkpoints.loading import Loaded
-from dit_lab.codecs import Autoencoder, open_vae
+from dit_lab.codecs import Autoencoder
 from dit_lab.presets import build
+from dit_lab.vaes import open_vae
 
 TABLE = "label_embedding.weight"
 

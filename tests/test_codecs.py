@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import dit_lab.vaes
 from dit_lab import codecs
 from dit_lab.codecs import Autoencoder, FalseColours, LinearPreview, Pixels, false_colours, fit_preview, open_codec
+from dit_lab.vaes import open_vae
 
 ROOT = Path(__file__).parent.parent
 TINY_KL = {
@@ -195,8 +197,9 @@ def test_a_picture_too_large_for_one_piece_goes_in_blended_tiles(name, change, i
     across = torch.linspace(0, 30, 160)
     waves = torch.stack([torch.sin(across[:, None] * k) * torch.cos(across[None] * (4 - k)) for k in (1, 2, 3)])[None]
     latents = torch.randn(1, 4, 80, 80, generator=torch.Generator().manual_seed(1))
-    monkeypatch.setattr(codecs, "TILE", 64)
-    codec = Autoencoder(change(codecs.open_vae(str(vaes / name))))
+    for module in codecs, dit_lab.vaes:
+        monkeypatch.setattr(module, "TILE", 64)
+    codec = Autoencoder(change(open_vae(str(vaes / name))))
     sides = []
     codec.vae.encoder.register_forward_pre_hook(lambda _, given: sides.append(max(given[0].shape[-2:])))
     codec.vae.decoder.register_forward_pre_hook(lambda _, given: sides.append(2 * max(given[0].shape[-2:])))
@@ -210,15 +213,15 @@ def test_a_picture_too_large_for_one_piece_goes_in_blended_tiles(name, change, i
 
 
 def test_a_vae_of_the_zoo_opens_by_its_name(vaes, monkeypatch):
-    monkeypatch.setattr(codecs, "zoo_vaes", lambda: {"small_vae": vaes / "kl"})
+    monkeypatch.setattr(dit_lab.vaes, "zoo_vaes", lambda: {"small_vae": vaes / "kl"})
     assert isinstance(open_codec("small_vae", channels=4), Autoencoder)
     with pytest.raises(ValueError, match="there is no such folder, and the zoo has small_vae"):
         open_codec(None, "smal_vae", channels=4)
 
 
 def test_a_half_precision_vae_computes_in_full(vaes, tmp_path):
-    codecs.open_vae(str(vaes / "kl")).half().save_pretrained(tmp_path)
-    assert {weight.dtype for weight in codecs.open_vae(str(tmp_path)).parameters()} == {torch.float32}
+    open_vae(str(vaes / "kl")).half().save_pretrained(tmp_path)
+    assert {weight.dtype for weight in open_vae(str(tmp_path)).parameters()} == {torch.float32}
 
 
 def test_a_fitted_preview_finds_the_linear_map_that_made_the_pictures():
@@ -239,7 +242,7 @@ def test_where_a_vae_is_missing_but_its_colours_are_known_they_are_used(vaes, tm
         [0.2, -0.4, 0.5]
     )
     assert isinstance(open_codec(str(tmp_path), channels=4), FalseColours)
-    monkeypatch.setattr(codecs, "downloaded", lambda *_: (_ for _ in ()).throw(ValueError("the hub is away")))
+    monkeypatch.setattr(dit_lab.vaes, "downloaded", lambda *_: (_ for _ in ()).throw(ValueError("the hub is away")))
     for hint in "stabilityai/sd-vae-ft-mse", "stabilityai/sd-vae-ft-ema", "facebook/DiT-XL-2-256":
         assert isinstance(codec := open_codec(hint, channels=4), LinearPreview) and "the hub is away" in codec.note
         assert codec.decode(torch.randn(1, 4, 4, 4)).shape == (1, 3, 4, 4)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from shared import processes, tiny_vae
 
-from dit_lab.codecs import Autoencoder, open_vae
+from dit_lab.codecs import Autoencoder
 from dit_lab.data import open_data
 from dit_lab.encode import encode_command
 from dit_lab.latents import open_latents, shard_path
 from dit_lab.pictures import DataError
 from dit_lab.program import run
+from dit_lab.vaes import open_vae
 
 SHARDS = 6
 CHANGES = ["--shard-size", "56", "--batch-size", "24", "--split", "test"]  # 299 digits

@@ -24,7 +24,8 @@ diffusion flow solvers
 objectives
 sampling geometry
 checkpoints
-pictures codecs
+pictures vaes
+codecs
 convert latents
 data fine_tune
 parallel options
@@ -211,7 +212,7 @@ def test_loading_the_core_needs_only_its_five_packages(path):
 @pytest.mark.parametrize("path", files_of(*CORE, "count"), ids=short)
 def test_the_core_loads_no_room_outside_itself_but_presets_data_and_pictures(path):
     rooms = {room(module) for module in imported(path, when_loaded=True) if module.startswith("dit_lab.")}
-    assert rooms <= {*CORE, "count", "data", "pictures", "codecs"}
+    assert rooms <= {*CORE, "count", "data", "pictures", "codecs", "vaes"}
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=short)

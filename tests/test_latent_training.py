@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from shared import tiny_vae
 
 from dit_lab.checkpoints import load, save
-from dit_lab.codecs import codec_of, open_vae, picture_codec
+from dit_lab.codecs import codec_of, picture_codec
 from dit_lab.data import Images, open_data
 from dit_lab.encode import encode_command
 from dit_lab.evaluate import evaluate_command
@@ -27,6 +27,7 @@ from dit_lab.run import ModelOptions, train_command
 from dit_lab.samples import Sampling
 from dit_lab.sampling import generate
 from dit_lab.train import train
+from dit_lab.vaes import open_vae
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FACTOR = 0.18215

@@ -23,13 +23,14 @@ from tqdm.auto import tqdm
 
 from dit_lab.batches import order
 from dit_lab.checkpoints.places import STATE
-from dit_lab.codecs import FILES, PREVIEW, Autoencoder, fit_preview, open_vae
+from dit_lab.codecs import PREVIEW, Autoencoder, fit_preview
 from dit_lab.data import open_data
 from dit_lab.files import atomic, write_json, write_tensors
 from dit_lab.folder import keep_state, log, open_folder
 from dit_lab.program import run, stop
 from dit_lab.run import pick_device, stop_flag
 from dit_lab.state import TrainState
+from dit_lab.vaes import FILES, open_vae
 
 LOG_EVERY = 50
 BATCH = 500

@@ -10,6 +10,8 @@ import pytest
 
 from dit_lab import cli
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several, which have a core each: more threads only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 DATA = Path(os.environ.get("DIT_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 

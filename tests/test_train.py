@@ -215,6 +215,16 @@ def test_several_averages_are_several_checkpoints(digits, tmp_path):
     assert torch.equal(last.out.weight, load(tmp_path, weights="model").model.out.weight)
 
 
+@pytest.mark.parametrize("sharing", [{}, dict(accumulate=2, checkpointing=True)])
+def test_bf16_follows_fp32_and_keeps_its_weights_in_fp32(sharing, digits):
+    options = replace(QUICK, steps=20, batch_size=16, lr=2e-3, precision="fp32")
+    model, plain = tiny(), tiny()
+    ours = [step.mse for step in train(model, digits, replace(options, precision="bf16", **sharing))]
+    theirs = [step.mse for step in train(plain, digits, options)]
+    assert ours == pytest.approx(theirs, rel=0.02) and ours != theirs
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_averages_that_print_alike_in_few_digits_are_kept_apart(digits, tmp_path):
     decays = 0.9, 0.9999999, 0.99999999
     list(train(tiny(), digits, replace(QUICK, ema_decay=decays), out=tmp_path))

@@ -9,7 +9,7 @@ INCEPTION := 'torch-fidelity>=0.4'
 app: $(VENV)/.installed  ## Open the app on the checkpoint that ships with the project
 	$(RUN) app.py $(ARGS)
 
-test: $(VENV)/.installed-dev  ## Run all tests, a process a core, a file at a time
+test: $(VENV)/.installed-dev  ## Run all tests, a process a core (four at most), a file at a time
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## Check style and format

@@ -101,11 +101,15 @@ class Autoencoder:
     @property
     def about(self) -> dict:
         """What tells this VAE, and what it makes of pictures, from another of the same name."""
-        tensors, (scaling, shift) = self.vae.state_dict(), self.scaling
-        encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(ENCODER)}
-        latents = encoder | {"scaling": torch.tensor([scaling, shift])}  # the same also where decoders differ
-        checksums = {"encoder_checksum": checksum(latents), "vae_checksum": checksum(tensors)}
+        scaling, shift = self.scaling
+        checksums = {"encoder_checksum": self.encoder_checksum, "vae_checksum": checksum(self.vae.state_dict())}
         return {**checksums, "scaling_factor": scaling, "shift_factor": shift}
+
+    @property
+    def encoder_checksum(self) -> str:
+        """What tells its latents from another VAE's: the encoder and the scaling, not the decoder."""
+        encoder = {name: tensor for name, tensor in self.vae.state_dict().items() if name.startswith(ENCODER)}
+        return checksum(encoder | {"scaling": torch.tensor(self.scaling)})
 
     @property
     def factor(self) -> int:
@@ -178,10 +182,11 @@ def codec_of(loaded, vae: str | None = None, device="cpu"):
     """The codec of a checkpoint (`Loaded`), as `open_codec`; noted where its latents were made by another encoder."""
     codec = open_codec(loaded.codec_hint, vae, channels=loaded.config.in_channels, device=device)
     known = loaded.made.get("encoder_checksum")
-    if known is None or not isinstance(codec, Autoencoder) or codec.about["encoder_checksum"] == known:
+    if known is None or not isinstance(codec, Autoencoder) or codec.encoder_checksum == known:
         return codec
     told = f"The VAE {vae or loaded.codec_hint} is not the one that made the latents this model learnt from"
-    return replace(codec, note=f"{told} (its encoder has other weights): pictures may come out wrong.")
+    why = "its encoder has other weights, or scales otherwise"
+    return replace(codec, note=f"{told} ({why}): pictures may come out wrong.")
 
 
 def picture_codec(loaded, vae: str | None = None, device="cpu") -> Pixels | Autoencoder:
@@ -194,7 +199,7 @@ def picture_codec(loaded, vae: str | None = None, device="cpu") -> Pixels | Auto
     if not isinstance(codec, Pixels | Autoencoder):
         raise ValueError(f"only pictures can be judged, not a preview of latents. {codec.note}")
     if codec.note and vae is None:
-        raise ValueError(f"{codec.note} To judge them all the same, name it with --vae")
+        raise ValueError(f"{codec.note} To judge them all the same, say --vae {loaded.codec_hint}")
     return codec
 
 

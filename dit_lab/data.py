@@ -51,7 +51,7 @@ class Images:
 
     @property
     def labels_shown(self) -> np.ndarray:
-        """The labels of the pictures as far as they were decoded: of one shown in another's place, its own. `-> n`."""
+        """Each place's label as shown, `n`: where a picture that did not decode was replaced, the replacement's."""
         encoded = isinstance(self.pixels, Encoded)
         return self.labels[self.pixels.shown(range(len(self)))] if encoded else self.labels
 

@@ -17,6 +17,7 @@ from dit_lab.data import Images, open_data
 from dit_lab.files import make_folder, writable
 from dit_lab.latents import (
     INDEX,
+    VERSION,
     opened_shard,
     shard_count,
     shard_path,
@@ -92,8 +93,8 @@ def about(images: Images, codec: Autoencoder, vae: str, split: str, shard_size: 
     """What makes these latents these and no others, as JSON."""
     mean, std = codec.moments(images.batch([0])[0])
     return {
-        "vae": vae, **codec.about, "split": split, "size": list(images.shape[1:]), "shape": list(mean.shape[1:]),
-        "distribution": std is not None, **images.fingerprint,
+        "version": VERSION, "vae": vae, **codec.about, "split": split,
+        "size": list(images.shape[1:]), "shape": list(mean.shape[1:]), "distribution": std is not None, **images.fingerprint,
         "shard_size": shard_size, "precision": precision,
     }  # fmt: skip
 
@@ -110,6 +111,8 @@ def check_folder(out: Path, made: dict) -> None:
             there = with_header(path)[1]["about"]
         except DataError:
             continue  # damaged: written anew
+        if there.get("version") != VERSION:
+            raise ValueError(f"{out} holds latents that another version of dit_lab made; choose another folder")
         changed = [
             f"{name} {there.get(name)} (now {value})" for name, value in made.items() if there.get(name) != value
         ]

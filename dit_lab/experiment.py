@@ -159,8 +159,8 @@ def opened(results: Path, settings: dict, judge: Judge) -> dict:
 
 def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -> dict:
     """Train a model and judge it after each of the plan's steps; what was judged before is not judged again."""
-    kept, made = folder / JUDGED, {"model": config.as_json(), "seed": seed, **plan.settings}
-    curve = judged_before(kept, made)
+    made = json.loads(json.dumps({"model": config.as_json(), "seed": seed, **plan.settings}))  # as it is read again
+    curve = judged_before(kept := folder / JUDGED, made)
     for steps in plan.steps[len(curve) :]:
         start = time.perf_counter()
         loss = trained(config, judge.train, plan.options(steps, seed), folder)
@@ -181,10 +181,14 @@ def judged_before(kept: Path, made: dict) -> list[dict]:
     """A run's judgements so far. Raises ValueError when they are of another model, or made in another way."""
     if not kept.is_file():
         return []
-    before = json.loads(kept.read_text(encoding="utf-8"))
-    if changed := [name for name in made if before["made"].get(name) != made[name]]:
+    try:
+        before = json.loads(kept.read_text(encoding="utf-8"))
+        there, curve = dict(before["made"]), list(before["curve"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{kept} does not say what was judged; give --out another folder") from error
+    if changed := [name for name in made if there.get(name) != made[name]]:
         raise ValueError(f"{kept.parent} holds a run with another {', '.join(changed)}; give --out another folder")
-    return before["curve"]
+    return curve
 
 
 def trained(config: Config, images, options: TrainOptions, folder: Path) -> float:

@@ -60,7 +60,7 @@ def check_codec(loaded: Loaded, images) -> None:
 def encoder_named(hint: str) -> str | None:
     """What tells the encoder of a VAE from others, None where it does not open."""
     try:
-        return Autoencoder(open_vae(hint)).about["encoder_checksum"]
+        return Autoencoder(open_vae(hint)).encoder_checksum
     except ValueError:
         return None
 

@@ -1,7 +1,7 @@
 """The folder of a training run: a checkpoint that `load` opens, the state to resume from, and the loss log.
 
 The state is written last, so it is what says how far a run came: killed anywhere before, the run repeats the steps
-since the state before it, if there is one, and writes the same model and the same log lines again.
+since the state before it, or all where there is none, and writes the same model and the same log lines again.
 """
 
 import json
@@ -13,7 +13,7 @@ from dit_lab.checkpoints.own import TENSORS
 from dit_lab.checkpoints.places import STATE
 from dit_lab.files import add_line, atomic, make_folder, write_json
 from dit_lab.parallel import bare, processes
-from dit_lab.state import TrainState, check_same
+from dit_lab.state import TrainState, differences
 
 LOG = "log.jsonl"
 BEGUN = "begun.json"  # what the run was started with, until its first state says so
@@ -22,14 +22,18 @@ BEGUN = "begun.json"  # what the run was started with, until its first state say
 def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None) -> None:
     """Restore `state` from the folder (`resume`), or make sure that a fresh run overwrites nothing.
 
-    What a killed run half wrote is cleared away. `defaults` are those of `TrainState.restore`. Raises ValueError, in
-    one sentence, on a folder that does not fit.
+    A run that was killed before its first state begins anew, resumed. What a killed run half wrote is cleared away.
+    `defaults` are those of `TrainState.restore`. Raises ValueError, in one sentence, on a folder that does not fit.
     """
     check_folder(out, resume)
     if resume and (out / STATE).is_file():
         state.restore(out / STATE, run, defaults)
     elif resume:
-        check_same(out / BEGUN, begun(out), json.loads(json.dumps(run)), defaults or {})
+        if changed := differences(begun(out), json.loads(json.dumps(run)), defaults or {}):
+            raise ValueError(
+                f"the run in {out} was started with {', '.join(changed)}; it has no checkpoint yet, so remove the "
+                "folder or choose another one, and begin without --resume"
+            )
         if processes().is_main_process:
             print(f"dit_lab: the run in {out} ended before its first checkpoint; it begins anew", file=sys.stderr)
     processes().wait_for_everyone()  # until all have seen what was there
@@ -37,7 +41,9 @@ def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults:
         make_folder(out)
         for leftover in out.rglob(".*.partial"):
             leftover.unlink()
-        if not (out / STATE).is_file():
+        if (out / STATE).is_file():
+            (out / BEGUN).unlink(missing_ok=True)  # killed between the two
+        else:
             write_json(out / BEGUN, run)
         trim(out / LOG, state.step)
     processes().wait_for_everyone()

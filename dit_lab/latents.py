@@ -22,7 +22,7 @@ from dit_lab.files import atomic, write_json
 from dit_lab.pictures import DataError
 
 INDEX = "latents.json"
-VERSION = 2
+VERSION = 3
 SAME = ("encoder_checksum", "size", "pictures_checksum")
 AGAIN = "run the same encode command again, which writes what is missing"
 

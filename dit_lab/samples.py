@@ -71,6 +71,8 @@ class Samples:
             try:
                 arrays = adm.read(self.path(number))
             except ValueError as error:
+                if isinstance(error.__cause__, MemoryError | PermissionError):
+                    raise  # the file may be whole
                 raise ValueError(f"{error}; remove it, and the same command draws it again") from error
             yield arrays["arr_0"], arrays["arr_1"]
 

@@ -78,7 +78,7 @@ class TrainState:
 
     def title(self, decay: float) -> str:
         """What an average is called in files: `ema`, and a further one `ema-0.999`."""
-        return "ema" if decay == next(iter(self.averages)) else f"ema-{decay}"
+        return "ema" if decay == next(iter(self.averages)) else f"ema-{float(decay)}"
 
     def save(self, path: Path, run: dict) -> None:
         """Write the state atomically, with what it belongs to: `run` maps names to groups of JSON values."""
@@ -127,16 +127,20 @@ class TrainState:
             }
 
 
-def check_same(path: Path, saved: dict, asked: dict, defaults: dict) -> None:
-    """Raise ValueError that lists what the run in `path` was started with and is now asked for otherwise."""
+def differences(saved: dict, asked: dict, defaults: dict) -> list[str]:
+    """What a run was started with and is now asked for otherwise, in words."""
     meant = {group: defaults.get(group, {}) | values for group, values in saved.items()}
-    changed = [
+    return [
         f"{group} {name} {meant.get(group, {}).get(name)} (now {value})"
         for group, values in asked.items()
         for name, value in values.items()
         if meant.get(group, {}).get(name) != value
     ]
-    if changed:
+
+
+def check_same(path: Path, saved: dict, asked: dict, defaults: dict) -> None:
+    """Raise ValueError that lists what the run in `path` was started with and is now asked for otherwise."""
+    if changed := differences(saved, asked, defaults):
         raise ValueError(
             f"{path} was started with {', '.join(changed)}; only how long and how often (steps, save_every), the "
             "device, the number of processes and how they share the work may change when a run is continued"

@@ -58,7 +58,7 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     averaged model in our own format, then `state.safetensors` to `resume` from, bit-exactly on a CPU; and `log.jsonl`
     gets the mean losses of every 50 steps. Under a launcher every process calls it alike, its model on its own device.
     Raises ValueError, before any work, on a folder that holds another run or (with `resume`) none; NonFiniteLoss when
-    training diverges, the step named.
+    training diverges, the step named; DataError where it is the data that holds NaN or Inf.
     """
     taken, given = (model.config.in_channels, *model.config.size), tuple(images.shape)
     if taken != given or len(images.names) != model.config.num_classes:
@@ -146,7 +146,10 @@ def check_finite(images, step: int, process: Process, options: TrainOptions) -> 
     finite = draw(images, step, process, options)[0].isfinite().flatten(1).all(1)
     if not finite.all():
         place = order(len(images), options.seed, step * options.batch_size, options.batch_size)[finite.int().argmin()]
-        raise DataError(f"the data holds NaN or Inf: its number {place}, met at step {step + 1}; encode it anew")
+        raise DataError(
+            f"picture {place} of the data holds NaN or Inf, met at step {step + 1}; if these are latents, remove their "
+            "folder and encode them again"
+        )
 
 
 def gradient(state: TrainState, images, process: Process, options: TrainOptions, part: slice, last: bool):

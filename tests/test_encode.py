@@ -182,6 +182,13 @@ def test_other_pictures_of_the_same_number_and_labels_are_not_mixed_in(whole, va
     assert code == 2 and f"{out} holds latents made with pictures_checksum" in said and contents(out) == left
 
 
+def test_latents_of_another_version_are_not_gone_on_with(whole, vaes, tmp_path, command, monkeypatch):
+    out = copied(whole, tmp_path / "out")
+    monkeypatch.setattr("dit_lab.encode.VERSION", 4)
+    code, said = encode(command, vaes / "kl", out)
+    assert code == 2 and f"{out} holds latents that another version of dit_lab made; choose another folder" in said
+
+
 def test_a_full_disk_is_one_sentence_and_the_shards_before_it_stay(whole, vaes, tmp_path, command, limited):
     out = copied(whole, tmp_path / "out")
     shard_path(out, 2).unlink(), (out / "latents.json").unlink()

@@ -1,5 +1,6 @@
 """The command from a checkpoint to a line of figures: killed, shared, asked again, and asked for what cannot be."""
 
+import io
 import json
 import os
 import shutil
@@ -8,17 +9,20 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from shared import processes, stirred
 
 from dit_lab import adm, samples
 from dit_lab.checkpoints import save
-from dit_lab.data import open_data
+from dit_lab.data import Images, open_data
 from dit_lab.evaluate import RESULTS, evaluate_command
 from dit_lab.features import KEPT, Network, Seen, keep, small_network, train_classifier
 from dit_lab.judging import Judging, Reference, measure
+from dit_lab.pictures import Encoded
 from dit_lab.samples import Sampling
 
 FEW = dict(count=140, batch_size=30, steps=2, cfg_scale=1.5)
@@ -209,6 +213,28 @@ def test_a_line_names_the_versions_that_drew_the_samples_also_when_others_judge_
     (home / "later" / "batch-000001.npz").unlink()
     evaluate(home, "later")
     assert lines(home / "later")[2]["drawn_with"] == [first["versions"], {"commit": "later"}]
+
+
+def test_a_real_picture_in_the_place_of_a_broken_one_counts_with_its_own_label(home):
+    digits = open_data("digits", split="test")
+    stored = [{"bytes": png(picture), "path": None} for (picture,) in digits.pixels]
+    stored[20]["bytes"] = b"no picture"
+    assert digits.labels[20] != digits.labels[21]
+    table = datasets.Dataset.from_dict({"image": stored}, features=datasets.Features({"image": datasets.Image()}))
+    images = Images(Encoded(table.with_format("arrow")), digits.labels, digits.names)
+    network = small_network(digits, "test", lambda: open_data("digits"), home, torch.device("cpu"))
+    look = lambda pixels: network.look(torch.from_numpy(pixels).repeat(1, 3, 1, 1)).logits.argmax(1)
+    shown = digits.labels.copy()
+    shown[20] = shown[21]
+    expected = (look(images.pixels[range(len(images))]) == torch.from_numpy(shown)).double().mean().item()
+    drawn = network.see([np.repeat(digits.pixels[:9], 3, axis=1)], 9, "samples")
+    figures, _ = measure(network, drawn, None, Reference(images.pixels, None, images, {}), 50, 0)
+    assert figures["agreement_of_real"] == expected
+
+
+def png(picture):
+    Image.fromarray(picture).save(buffer := io.BytesIO(), format="PNG")
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,12 @@ def models(images):
     return {"toy/one": preset("DiT-nano/8", dim=16, depth=1, heads=1, **taken)}
 
 
-def carried_out(folder, plan=PLAN, die_at=None):
+def udits(images):
+    taken = dict(in_channels=1, input_size=8, num_classes=10)
+    return {"toy/u": preset("U-DiT-S", dim=16, heads=1, depths=(1, 1, 1), **taken)}
+
+
+def carried_out(folder, plan=PLAN, die_at=None, models=models):
     """The experiment of one tiny model; with `die_at` the process is killed as it keeps its so-many-th judgement."""
     if die_at:
         import dit_lab.experiment as here
@@ -64,6 +69,17 @@ def test_a_run_of_another_model_or_plan_in_the_same_folder_is_refused(whole):
     with pytest.raises(ValueError, match="another samples"):
         experiment(replace(PLAN, samples=12), None, models, {}, whole[0] / "runs", results)
     assert not results.exists()
+
+
+def test_a_udit_that_was_judged_is_not_judged_again(tmp_path):
+    """Its config holds tuples, which JSON does not."""
+    first = carried_out(tmp_path, replace(PLAN, steps=(1,)), models=udits)
+    (tmp_path / "results.json").unlink()
+    assert carried_out(tmp_path, replace(PLAN, steps=(1,)), models=udits) == first
+    (tmp_path / "runs" / "toy-u-0" / "judged.json").write_text("[]")
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(ValueError, match="judged.json does not say what was judged; give --out another folder"):
+        carried_out(tmp_path, replace(PLAN, steps=(1,)), models=udits)
 
 
 def timeless(table):

@@ -149,7 +149,7 @@ def test_a_vae_whose_encoder_did_not_make_the_latents_is_told_and_not_judged_by(
     told = f"The VAE {tmp_path / 'vae'} is not the one that made the latents this model learnt from"
     _, said, _ = command("sample", tmp_path / "model", "--labels", 3, "--steps", 2, "--out", tmp_path / "a.png")
     assert told in said and (tmp_path / "a.png").exists()
-    with pytest.raises(ValueError, match=f"{told} .* name it with --vae"):
+    with pytest.raises(ValueError, match=f"{told} .* say --vae "):
         evaluate_command(str(tmp_path / "model"), few, Judging(data="digits"), out=tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
     assert codec_of(kept).note == codec_of(kept, str(home / "decoder")).note == ""  # another decoder is welcome
@@ -161,7 +161,7 @@ def test_data_that_holds_nan_is_named_and_not_the_learning_rate(home):
     slices = [{name: part[name][:].clone() for name in ("mean", "std")} for part in latents.slices]
     slices[0]["mean"][3, :, 0, 0, 0] = float("nan")
     steps = train(TINY.model(latents), replace(latents, slices=slices), replace(OPTIONS, steps=40, batch_size=16))
-    with pytest.raises(DataError, match="the data holds NaN or Inf: its number 3, met at step "):
+    with pytest.raises(DataError, match="picture 3 of the data holds NaN or Inf, met at step "):
         list(steps)
 
 

@@ -147,5 +147,5 @@ def test_an_index_of_another_version_says_so(tmp_path):
     cache(tmp_path)
     index = json.loads((tmp_path / "latents.json").read_text())
     (tmp_path / "latents.json").write_text(json.dumps(index | {"version": 1}))
-    with pytest.raises(DataError, match="is of version 1; this dit_lab reads 2"):
+    with pytest.raises(DataError, match="is of version 1; this dit_lab reads 3"):
         open_data(tmp_path)

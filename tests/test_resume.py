@@ -194,6 +194,20 @@ def test_a_finished_run_whose_state_was_removed_is_not_begun_anew(uninterrupted,
     assert (out / "model.safetensors").read_bytes() == before
 
 
+def test_what_a_kill_left_beside_a_state_is_cleared_away(uninterrupted, tmp_path, command):
+    shutil.copytree(uninterrupted, out := tmp_path / "run")
+    (out / "begun.json").write_text("{}")  # killed between writing the first state and removing this
+    assert command("--out", out, *options(), "--resume")[0] == 0 and not (out / "begun.json").exists()
+
+
+def test_a_run_without_a_checkpoint_is_not_begun_anew_with_other_options(tmp_path, command):
+    out = tmp_path / "run"
+    assert finish(start(out, *options(), die_at=3)) == -signal.SIGKILL
+    code, [said] = command("--out", out, *options(), "--resume", "--batch-size", "5")
+    assert code == 2 and "was started with option batch_size 4 (now 5); it has no checkpoint yet" in said
+    assert command("--out", out, *options(), "--batch-size", "5")[0] == 0
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_going_on_with_other_pictures_of_the_same_labels_is_refused(at_once, tmp_path, command, monkeypatch):
     monkeypatch.setattr("dit_lab.data.MEMORY_LIMIT", 2**30 if at_once else 0)

@@ -29,6 +29,7 @@ def check(
     distance_samples: int = 10_000,
     distance_cfg_scale: float = 1.0,
     steps: int = 50,
+    vae: str | None = None,
     out: Path | None = None,
 ) -> dict:
     """Measure a zoo checkpoint and write `figures.json` beside it.
@@ -41,12 +42,13 @@ def check(
         distance_samples: Samples for the Fréchet distance (0: skip it).
         distance_cfg_scale: Guidance of those.
         steps: DDIM steps of both.
+        vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
         out: Where figures.json goes, and a classifier where none ships (default: the checkpoint's folder in the zoo).
     """
     loaded = load(name)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
-    codec = picture_codec(loaded)
+    codec = picture_codec(loaded, vae)
     size = loaded.config.size[0] * codec.factor
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
     classifier, _ = judge_for(test, "test", lambda: train, out)

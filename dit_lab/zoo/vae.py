@@ -84,7 +84,7 @@ def vae_command(
     torch.manual_seed(options.seed)
     state = TrainState.fresh(new_vae(options).to(pick_device(device)), options.lr, (options.ema_decay,))
     images, test = (open_data(data, split=split) for split in ("train", "test"))
-    open_folder(out, state, identity(options, images), resume)
+    open_folder(out, state, identity(options, images), resume, {"data": images.fingerprint})
     with stop_flag() as stopped:
         train_vae(state, images, options, out, stopped)
     if stopped and state.step < options.steps:

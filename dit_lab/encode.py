@@ -94,8 +94,8 @@ def about(images: Images, codec: Autoencoder, vae: str, split: str, shard_size: 
     mean, std = codec.moments(images.batch([0])[0])
     return {
         "version": VERSION, "vae": vae, **codec.about, "split": split,
-        "size": list(images.shape[1:]), "shape": list(mean.shape[1:]), "distribution": std is not None, **images.fingerprint,
-        "shard_size": shard_size, "precision": precision,
+        "size": list(images.shape[1:]), "shape": list(mean.shape[1:]), "distribution": std is not None,
+        **images.fingerprint, "shard_size": shard_size, "precision": precision,
     }  # fmt: skip
 
 

@@ -14,8 +14,9 @@ import dit_lab
 from dit_lab.blocks import BLOCKS
 from dit_lab.checkpoints import save
 from dit_lab.checkpoints.places import zoo
-from dit_lab.codecs import open_codec
-from dit_lab.features import JUDGES, KEPT, everything, judge, opened, shipped
+from dit_lab.checkpoints.reading import read_safetensors
+from dit_lab.codecs import Autoencoder, codec_of, open_codec
+from dit_lab.features import JUDGES, KEPT, Classifier, everything, judge, opened, shipped
 from dit_lab.metrics import agreement, frechet_distance
 from dit_lab.samples import draw
 from dit_lab.zoo.check import check
@@ -38,7 +39,7 @@ def figures(name):
 
 
 def test_the_zoo_has_the_model_that_the_app_opens_on_a_udit_and_the_four_blocks():
-    assert {"mnist", "mnist_udit", *FOUR} <= set(NAMES)
+    assert {"mnist", "mnist_udit", *FOUR, "cifar10"} <= set(NAMES)
     assert {dit_lab.load(name).config.block for name in FOUR} == set(BLOCKS)
     shapes = [replace(dit_lab.load(name).config, block="adaln_zero") for name in FOUR]
     assert all(shape == shapes[0] for shape in shapes)  # they differ in the block alone
@@ -103,6 +104,19 @@ def test_fresh_samples_show_the_digit_that_was_asked_for(name):
     seen, _ = judge(classifier, samples)
     assert agreement(seen, labels) >= 0.9
     assert agreement(seen, labels.roll(1)) <= 0.2
+
+
+def test_the_latent_model_is_drawn_through_the_very_vae_that_it_learnt_from():
+    loaded = dit_lab.load("cifar10")
+    codec = codec_of(loaded)
+    assert isinstance(codec, Autoencoder) and not codec.note
+    assert loaded.made["encoder_checksum"] == codec.encoder_checksum
+    samples, labels = draw(loaded.model, 20, 8, 2.0, codec.decode)
+    assert samples.shape == (20, 3, 32, 32)
+    classifier = Classifier(3, (32, 32), 10).eval()
+    classifier.load_state_dict(read_safetensors(JUDGES / "cifar10.safetensors")[0])
+    seen, _ = judge(classifier, samples)
+    assert agreement(seen, labels) >= 0.4 and agreement(seen, labels.roll(1)) <= 0.25  # by chance 0.1
 
 
 def test_the_udit_of_the_zoo_folds_to_the_same_pictures():

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from shared import processes, tiny_vae
 
-from dit_lab import four_blocks, ladder, plots_experiments
+from dit_lab import four_blocks, ladder, plots_experiments, scaling
 from dit_lab.blocks import BLOCKS
 from dit_lab.checkpoints import load
 from dit_lab.codecs import open_codec
@@ -205,7 +205,10 @@ def test_a_ladder_has_a_dot_a_run_and_a_bar_at_the_mean_of_each_rung():
     assert axes[2].lines[0].get_xdata().tolist() == [2, 2]
 
 
-@pytest.mark.parametrize(("name", "markdown"), [("udit_ladder", ladder.markdown), ("blocks", four_blocks.markdown)])
+@pytest.mark.parametrize(
+    ("name", "markdown"),
+    [("udit_ladder", ladder.markdown), ("blocks", four_blocks.markdown), ("scaling", scaling.markdown)],
+)
 def test_a_page_that_ships_has_the_table_of_the_results_beside_it(name, markdown):
     results = Path(__file__).parents[1] / "docs" / "results" / f"{name}.json"
     assert markdown(json.loads(results.read_text())) in results.with_suffix(".md").read_text()

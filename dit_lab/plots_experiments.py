@@ -78,6 +78,9 @@ def scaling(models: dict[str, Sequence[dict]]) -> Figure:
                 axis.annotate(name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
     for axis, name in zip(axes[0], ("Fréchet distance", "loss on unseen pictures (mse)"), strict=True):
         axis.set(xlabel="MMACs a picture (log scale)", ylabel=f"{name} (log scale)", xscale="log", yscale="log")
+        axis.xaxis.set(major_formatter="{x:g}")
+        axis.yaxis.set(minor_formatter="{x:g}", major_formatter="{x:g}")  # powers of ten say little in half a decade
+        axis.margins(x=0.1)
         axis.grid(alpha=0.3, which="both")
     figure.suptitle("Quality against compute (a line a size, a dot a patch size)")
     return figure

@@ -203,9 +203,10 @@ def same_set(kept: dict | None, images) -> bool:
 
 
 def shipped(images, split: str) -> Path | None:
-    """The zoo's small network made for a data set at this size, if any: known by its number of pictures and labels.
+    """The zoo's small network made for a data set at this size, if any, known by what it kept of its fingerprint.
 
-    Not by their pixels, which another version of a decoder or a resizer may change a little.
+    Those that ship kept the number of pictures and their labels: another version of a decoder or a resizer may change
+    pixels a little.
     """
     for path in sorted(JUDGES.glob("*.safetensors")):
         about = read_safetensors(path)[1]

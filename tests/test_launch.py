@@ -204,6 +204,16 @@ def test_memory_that_runs_out_names_the_knob(name, knob, home, tmp_path, command
     }
 
 
+def test_a_full_disk_at_the_loss_log_is_one_sentence_that_names_it(tmp_path, command, limited):
+    given = ["train", *TRAIN, "--device", "cpu", "--out", tmp_path / "run", "--steps"]
+    assert command(*given, 2)[0] == 0
+    with limited(resource.RLIMIT_FSIZE, (tmp_path / "run" / "log.jsonl").stat().st_size + 40):  # half a line more
+        code, _, said = command(*given, 4, "--resume")
+    assert code == 2 and "Traceback" not in said
+    assert said.strip().splitlines()[-1] == f"dit_lab: could not write {tmp_path / 'run' / 'log.jsonl'}: File too large"
+    assert command(*given, 4, "--resume")[0] == 0 and [line["step"] for line in log(tmp_path / "run")] == [2, 4]
+
+
 @pytest.mark.parametrize("full_at", ["begun.json", "model.safetensors", "state.safetensors"])
 def test_a_full_disk_is_one_sentence_that_names_the_file_and_the_run_goes_on(full_at, tmp_path, command, limited):
     given = ["train", *TRAIN, "--steps", 2, "--device", "cpu", "--out"]

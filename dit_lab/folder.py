@@ -19,17 +19,21 @@ LOG = "log.jsonl"
 BEGUN = "begun.json"  # what the run was started with, until its first state says so
 
 
-def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None) -> None:
+def open_folder(
+    out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None, birth: dict | None = None
+) -> None:
     """Restore `state` from the folder (`resume`), or make sure that a fresh run overwrites nothing.
 
     A run that was killed before its first state begins anew, resumed. What a killed run half wrote is cleared away.
-    `defaults` are those of `TrainState.restore`. Raises ValueError, in one sentence, on a folder that does not fit.
+    `defaults` are those of `TrainState.restore`; `birth` is like `run`, and has to be the same only where a run begins
+    anew. Raises ValueError, in one sentence, on a folder that does not fit.
     """
     check_folder(out, resume)
+    born = json.loads(json.dumps(run | (birth or {})))
     if resume and (out / STATE).is_file():
         state.restore(out / STATE, run, defaults)
     elif resume:
-        if changed := differences(begun(out), json.loads(json.dumps(run)), defaults or {}):
+        if changed := differences(begun(out), born, defaults or {}):
             raise ValueError(
                 f"the run in {out} was started with {', '.join(changed)}; it has no checkpoint yet, so remove the "
                 "folder or choose another one, and begin without --resume"
@@ -44,7 +48,7 @@ def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults:
         if (out / STATE).is_file():
             (out / BEGUN).unlink(missing_ok=True)  # killed between the two
         else:
-            write_json(out / BEGUN, run)
+            write_json(out / BEGUN, born)
         trim(out / LOG, state.step)
     processes().wait_for_everyone()
 

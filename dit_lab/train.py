@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from dit_lab.batches import draw, order, parts
+from dit_lab.files import checksum
 from dit_lab.folder import checkpoint, log, open_folder
 from dit_lab.objectives import process_of
 from dit_lab.options import TrainOptions
@@ -71,11 +72,13 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     share = parts(options, crew.process_index, crew.num_processes)
     if options.compile:
         model.compile()
+    # A run that was started with --init and is begun anew without it would train from random weights.
+    birth = {} if out is None else {"starting": {"weights": checksum(model.state_dict())}}
     state = TrainState.fresh(model, options.lr, options.decays, options.shard)
     if out is not None:
         # What a run meant that was started before these were kept.
         known = {"option": TrainOptions().fixed, "data": images.fingerprint}
-        open_folder(Path(out), state, identity(state, images, options), resume, known)
+        open_folder(Path(out), state, identity(state, images, options), resume, known, birth)
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
     return loop(state, images, process, options, share, None if out is None else Path(out))

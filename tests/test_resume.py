@@ -20,12 +20,13 @@ from dit_lab.program import run
 from dit_lab.run import train_command
 
 STEPS = 12
-COMMAND = ["--preset", "DiT-nano/8", "--depth", "1", "--dim", "32", "--batch-size", "4", "--warmup", "5"]
+MODEL = ["--preset", "DiT-nano/8", "--depth", "1", "--dim", "32"]
+PACE = ["--batch-size", "4", "--warmup", "5"]
 
 
-def start(out, *more, die_at=None):
+def start(out, *more, die_at=None, model=MODEL):
     """Start a training process, which kills itself within its `die_at`-th write, and return it."""
-    process = processes.Process(target=child, args=([*COMMAND, "--out", str(out), *more], die_at))
+    process = processes.Process(target=child, args=([*model, *PACE, "--out", str(out), *more], die_at))
     process.start()
     return process
 
@@ -157,7 +158,7 @@ def command(capsys):
         code = 0
         with contextlib.suppress(SystemExit):
             code = 2
-            run(train_command, "dit_lab train", [*COMMAND, *map(str, arguments)])
+            run(train_command, "dit_lab train", [*MODEL, *PACE, *map(str, arguments)])
             code = 0
         return code, capsys.readouterr().err.strip().splitlines()[-1:]
 
@@ -206,6 +207,16 @@ def test_a_run_without_a_checkpoint_is_not_begun_anew_with_other_options(tmp_pat
     code, [said] = command("--out", out, *options(), "--resume", "--batch-size", "5")
     assert code == 2 and "was started with option batch_size 4 (now 5); it has no checkpoint yet" in said
     assert command("--out", out, *options(), "--batch-size", "5")[0] == 0
+
+
+def test_a_fine_tuning_without_a_checkpoint_is_not_begun_anew_from_random_weights(uninterrupted, tmp_path, command):
+    out, whole, given = tmp_path / "run", tmp_path / "whole", {"model": ["--init", str(uninterrupted)]}
+    assert finish(start(whole, *options(2), **given)) == 0
+    assert finish(start(out, *options(2), **given, die_at=3)) == -signal.SIGKILL
+    code, [said] = command("--out", out, *options(2), "--resume")  # a model of the same shape
+    assert code == 2 and "was started with starting weights " in said
+    assert finish(start(out, *options(2), "--resume", **given)) == 0
+    same(out, whole)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -259,7 +270,7 @@ def test_a_state_that_lacks_a_tensor_is_one_sentence(missing, uninterrupted, tmp
 
 
 def test_a_diverging_run_stops_with_the_step_named_and_keeps_the_last_checkpoint(tmp_path, capsys):
-    arguments = [*COMMAND, "--out", str(tmp_path / "run"), *options(50), "--lr", "1e30"]
+    arguments = [*MODEL, *PACE, "--out", str(tmp_path / "run"), *options(50), "--lr", "1e30"]
     with pytest.raises(SystemExit) as left:
         run(train_command, "dit_lab train", arguments)
     said = capsys.readouterr().err.strip().splitlines()[-1]

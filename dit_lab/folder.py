@@ -8,10 +8,12 @@ import json
 import sys
 from pathlib import Path
 
+from torch import nn
+
 from dit_lab.checkpoints import save
 from dit_lab.checkpoints.own import TENSORS
 from dit_lab.checkpoints.places import STATE
-from dit_lab.files import add_line, atomic, make_folder, write_json
+from dit_lab.files import add_line, atomic, checksum, make_folder, write_json
 from dit_lab.parallel import bare, processes
 from dit_lab.state import TrainState, differences
 
@@ -19,21 +21,17 @@ LOG = "log.jsonl"
 BEGUN = "begun.json"  # what the run was started with, until its first state says so
 
 
-def open_folder(
-    out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None, birth: dict | None = None
-) -> None:
+def open_folder(out: Path, state: TrainState, run: dict, resume: bool, defaults: dict | None = None) -> None:
     """Restore `state` from the folder (`resume`), or make sure that a fresh run overwrites nothing.
 
     A run that was killed before its first state begins anew, resumed. What a killed run half wrote is cleared away.
-    `defaults` are those of `TrainState.restore`; `birth` is like `run`, and has to be the same only where a run begins
-    anew. Raises ValueError, in one sentence, on a folder that does not fit.
+    `defaults` are those of `TrainState.restore`. Raises ValueError, in one sentence, on a folder that does not fit.
     """
     check_folder(out, resume)
-    born = json.loads(json.dumps(run | (birth or {})))
     if resume and (out / STATE).is_file():
         state.restore(out / STATE, run, defaults)
     elif resume:
-        if changed := differences(begun(out), born, defaults or {}):
+        if changed := differences(begun(out), json.loads(json.dumps(run)), defaults or {}):
             raise ValueError(
                 f"the run in {out} was started with {', '.join(changed)}; it has no checkpoint yet, so remove the "
                 "folder or choose another one, and begin without --resume"
@@ -48,7 +46,7 @@ def open_folder(
         if (out / STATE).is_file():
             (out / BEGUN).unlink(missing_ok=True)  # killed between the two
         else:
-            write_json(out / BEGUN, born)
+            write_json(out / BEGUN, run)
         trim(out / LOG, state.step)
     processes().wait_for_everyone()
 
@@ -68,6 +66,14 @@ def check_folder(out: Path, resume: bool) -> None:
 def can_resume(out: Path) -> bool:
     """Whether a folder holds a run, be it one that was killed before its first checkpoint."""
     return any((out / name).is_file() for name in (STATE, BEGUN))
+
+
+def birth(out: Path, model: nn.Module) -> dict:
+    """What a run that begins in a folder is besides started with: its weights. Nothing where a state has later ones.
+
+    Started with --init, killed, and begun anew without it, a run would else go on from random weights.
+    """
+    return {} if (out / STATE).is_file() else {"starting": {"weights": checksum(model.state_dict())}}
 
 
 def begun(out: Path) -> dict:

@@ -20,8 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from dit_lab.batches import draw, order, parts
-from dit_lab.files import checksum
-from dit_lab.folder import checkpoint, log, open_folder
+from dit_lab.folder import birth, checkpoint, log, open_folder
 from dit_lab.objectives import process_of
 from dit_lab.options import TrainOptions
 from dit_lab.parallel import bare, complete, mean, processes, unshared
@@ -72,13 +71,12 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     share = parts(options, crew.process_index, crew.num_processes)
     if options.compile:
         model.compile()
-    # A run that was started with --init and is begun anew without it would train from random weights.
-    birth = {} if out is None else {"starting": {"weights": checksum(model.state_dict())}}
+    start = {} if out is None else birth(Path(out), model)  # while the weights are whole on every process
     state = TrainState.fresh(model, options.lr, options.decays, options.shard)
     if out is not None:
         # What a run meant that was started before these were kept.
         known = {"option": TrainOptions().fixed, "data": images.fingerprint}
-        open_folder(Path(out), state, identity(state, images, options), resume, known, birth)
+        open_folder(Path(out), state, identity(state, images, options) | start, resume, known)
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
     return loop(state, images, process, options, share, None if out is None else Path(out))

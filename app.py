@@ -5,8 +5,8 @@ import sys
 
 from dit_lab.checkpoints import load
 from dit_lab.checkpoints.places import zoo
-from dit_lab.codecs import codec_of
-from dit_lab.run import pick_device
+from dit_lab.commands.train import pick_device
+from dit_lab.data.codecs import codec_of
 
 FIRST = "mnist"
 

@@ -6,22 +6,22 @@ The public names come from their modules when they are first used, so that impor
 from importlib import import_module
 
 PUBLIC = {
-    "build": "presets",
-    "preset": "presets",
-    "DiT": "dit",
-    "DiTConfig": "dit",
-    "UDiT": "udit",
-    "UDiTConfig": "udit",
-    "fold": "udit",
+    "build": "models.presets",
+    "preset": "models.presets",
+    "DiT": "models.dit",
+    "DiTConfig": "models.dit",
+    "UDiT": "models.udit",
+    "UDiTConfig": "models.udit",
+    "fold": "models.udit",
     "load": "checkpoints",
     "save": "checkpoints",
-    "sample": "sampling",
-    "generate": "sampling",
-    "Diffusion": "diffusion",
-    "open_data": "data",
-    "record": "trajectory",
-    "Trajectory": "trajectory",
-    "watch": "trace",
+    "sample": "diffusion.sampling",
+    "generate": "diffusion.sampling",
+    "Diffusion": "diffusion.gaussian",
+    "open_data": "data.images",
+    "record": "inside.trajectory",
+    "Trajectory": "inside.trajectory",
+    "watch": "inside.trace",
 }
 __all__ = list(PUBLIC)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab import cli
+from dit_lab.commands import cli
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several, which have a core each: more threads only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,11 +6,11 @@ import socket
 
 import torch
 
-from dit_lab.presets import build
+from dit_lab.models.presets import build
 
 # The server imports what is slow once; each child is a process of its own, forked from it.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["dit_lab.run", "sklearn.datasets", "torch._dynamo"])
+processes.set_forkserver_preload(["dit_lab.commands.train", "sklearn.datasets", "torch._dynamo"])
 
 
 def random_model(block="adaln_zero", **changes):

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 
-from dit_lab import plots
+from dit_lab.inside import plots
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dit_lab.cli import COMMANDS, main
+from dit_lab.commands.cli import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

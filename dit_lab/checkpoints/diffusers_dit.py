@@ -10,9 +10,9 @@ from einops import rearrange
 from dit_lab.checkpoints.meta_dit import KINDS
 from dit_lab.checkpoints.meta_dit import labels_of as imagenet_labels
 from dit_lab.checkpoints.reading import CheckpointError
-from dit_lab.config import Config
-from dit_lab.dit import DiTConfig
-from dit_lab.layers import position_table
+from dit_lab.models.config import Config
+from dit_lab.models.dit import DiTConfig
+from dit_lab.models.layers import position_table
 
 NAME = "diffusers"
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")

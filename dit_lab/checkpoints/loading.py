@@ -10,9 +10,9 @@ from torch import nn
 from dit_lab.checkpoints import diffusers_dit, meta_dit, own, udit
 from dit_lab.checkpoints.places import Place, find
 from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
-from dit_lab.config import Config
-from dit_lab.presets import build
-from dit_lab.unfilled import unfilled
+from dit_lab.models.config import Config
+from dit_lab.models.presets import build
+from dit_lab.models.unfilled import unfilled
 
 FORMATS = (own, meta_dit, udit, diffusers_dit)
 BARE = (meta_dit, udit)  # their shapes alone say what model it is, or the JSON that `convert` writes beside them

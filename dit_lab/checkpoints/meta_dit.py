@@ -10,10 +10,10 @@ import torch
 from einops import rearrange
 
 from dit_lab.checkpoints.reading import CheckpointError
-from dit_lab.config import Config
-from dit_lab.dit import DiTConfig
-from dit_lab.layers import position_table
-from dit_lab.presets import SIZES
+from dit_lab.models.config import Config
+from dit_lab.models.dit import DiTConfig
+from dit_lab.models.layers import position_table
+from dit_lab.models.presets import SIZES
 
 NAME = "meta_dit"
 ENDS = {

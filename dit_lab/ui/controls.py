@@ -6,9 +6,9 @@ from numbers import Real
 
 import gradio as gr
 
-from dit_lab.config import Config
-from dit_lab.objectives import process_of
-from dit_lab.sampling import samplers_for
+from dit_lab.diffusion.objectives import process_of
+from dit_lab.diffusion.sampling import samplers_for
+from dit_lab.models.config import Config
 
 SEED_LIMIT = 2**63
 MAX_STEPS = 1000

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
-from dit_lab.plots import as_pictures
+from dit_lab.inside.plots import as_pictures
 
 # A browser holds 4 bytes a pixel of every atlas; larger ones are shrunk to this many pixels.
 ATLAS_PIXELS = 2**24

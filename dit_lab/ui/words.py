@@ -2,9 +2,9 @@
 
 import re
 
-from dit_lab.blocks import BLOCKS
-from dit_lab.config import Config
-from dit_lab.udit import UDiTConfig
+from dit_lab.models.blocks import BLOCKS
+from dit_lab.models.config import Config
+from dit_lab.models.udit import UDiTConfig
 
 
 def stage_words(config: Config) -> list[dict]:

@@ -21,16 +21,16 @@ from einops import reduce
 from torch import nn
 from tqdm.auto import tqdm
 
-from dit_lab.batches import order
 from dit_lab.checkpoints.places import STATE
-from dit_lab.codecs import PREVIEW, Autoencoder, fit_preview
-from dit_lab.data import open_data
+from dit_lab.commands.train import pick_device, stop_flag
+from dit_lab.data.codecs import PREVIEW, Autoencoder, fit_preview
+from dit_lab.data.images import open_data
+from dit_lab.data.vaes import FILES, open_vae
 from dit_lab.files import atomic, write_json, write_tensors
-from dit_lab.folder import keep_state, log, open_folder
 from dit_lab.program import run, stop
-from dit_lab.run import pick_device, stop_flag
-from dit_lab.state import TrainState
-from dit_lab.vaes import FILES, open_vae
+from dit_lab.training.batches import order
+from dit_lab.training.folder import keep_state, log, open_folder
+from dit_lab.training.state import TrainState
 
 LOG_EVERY = 50
 BATCH = 500

@@ -1,0 +1,137 @@
+"""`python -m dit_lab evaluate`: pictures of a checkpoint, how far they are from real ones, and how both were made.
+
+Killed, it goes on where it was; several processes share the sampling:
+`accelerate launch --multi_gpu --num_processes 8 -m dit_lab evaluate …`.
+"""
+
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from shutil import which
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from einops import rearrange
+
+from dit_lab.checkpoints import load
+from dit_lab.commands.train import device_of
+from dit_lab.data.codecs import Autoencoder, picture_codec
+from dit_lab.diffusion.sampling import sample
+from dit_lab.evaluation import adm
+from dit_lab.evaluation.judging import Judging, measure, open_judge
+from dit_lab.evaluation.samples import Samples, Sampling
+from dit_lab.files import add_line, checksum, make_folder, writable
+from dit_lab.training.parallel import processes
+
+RESULTS = "results.jsonl"
+UNPLAIN = re.compile(r"[^\w.]+")
+
+
+def evaluate_command(
+    checkpoint: str,
+    /,
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(),  # noqa: B008
+    judging: Annotated[Judging, tyro.conf.arg(name="")] = Judging(),  # noqa: B008
+    *,
+    weights: Literal["ema", "model"] = "ema",
+    vae: str | None = None,
+    out: Path | None = None,
+    npz: Path | None = None,
+    device: str = "auto",
+) -> dict | None:
+    """Draw pictures with a checkpoint, compare them with real ones, and add the figures to OUT/results.jsonl.
+
+    Run again with the same arguments, it goes on where it was; samples that are there are judged again, not drawn.
+
+    Args:
+        checkpoint: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
+        sampling: How samples are made.
+        judging: What they are compared with.
+        weights: Which weights of a training checkpoint that holds both.
+        vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
+        out: Folder for samples and results (default: in runs/evaluate, named after the checkpoint).
+        npz: Also write the samples to this file, in ADM's format.
+        device: cpu, cuda, mps, or auto.
+    """
+    crew = processes()
+    place = device_of(crew, device)
+    out = out or Path("runs/evaluate") / UNPLAIN.sub("-", checkpoint).strip("-.")
+    for path in (out / RESULTS, npz) if npz else (out / RESULTS,):
+        writable(path)
+    loaded = load(checkpoint, weights=weights, device=place)
+    check_sampling(loaded, sampling)
+    codec = picture_codec(loaded, vae, place)
+    about = provenance(loaded, vae, codec)
+    samples = Samples(out, sampling, loaded.config.num_classes)
+    if crew.is_main_process:
+        blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
+        shape = tuple(codec.decode(blank).shape[1:])
+        settings = {**asdict(sampling), **about}
+        samples.kept(settings)  # what does not fit is refused before a judge is trained, and a judge before OUT is made
+        network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
+        samples.open(settings, versions())
+        if codec.note:
+            print(f"dit_lab: {codec.note}", file=sys.stderr)
+    crew.wait_for_everyone()
+    samples.draw(loaded.model, codec, crew.process_index, crew.num_processes)
+    crew.wait_for_everyone()
+    if not crew.is_main_process:
+        return None
+    drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
+    asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
+    figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
+    if npz:
+        make_folder(npz.parent)
+        adm.write(npz, sampling.count, samples)
+    result = {
+        "figures": figures, "left_out": left_out, "samples": {**asdict(sampling), "precision": about.pop("precision")},
+        "checkpoint": {"source": checkpoint, **loaded.made, **about}, "features": network.about,
+        "reference": reference.about, "drawn_with": samples.versions(), "versions": versions(),
+    }  # fmt: skip
+    add_line(out / RESULTS, result)
+    print(table(result, out))
+    return result
+
+
+def provenance(loaded, vae: str | None, codec) -> dict:
+    """Which weights make the samples, and which VAE their pictures: what must not change from one to the next."""
+    precision = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+    decoder = codec.about if isinstance(codec, Autoencoder) else {}
+    told = {name: decoder[name] for name in ("vae_checksum", "scaling_factor", "shift_factor") if name in decoder}
+    weights = {"weights": loaded.weights, "checksum": checksum(loaded.model.state_dict()), "precision": precision}
+    return {**weights, "codec": vae or loaded.codec_hint, **told}
+
+
+def check_sampling(loaded, sampling: Sampling) -> None:
+    """Raise ValueError, before any work, on samples that this model cannot make."""
+    if sampling.cfg_scale != 1 and not loaded.config.num_classes:
+        raise ValueError(f"{loaded.source} has no classes, so it cannot be guided: leave --cfg-scale at 1")
+    sample(loaded.model, [0], **sampling.options)
+
+
+def versions() -> dict[str, str]:
+    """The commit of dit_lab where it is a checkout, else its version, and the libraries' versions."""
+    root, ours = Path(__file__).parents[2], {}
+    if (root / ".git").exists() and which("git"):
+        call = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+        ours["commit"] = subprocess.run(call, capture_output=True, text=True, check=False).stdout.strip()
+    if not ours.get("commit"):  # no checkout, or one that git refuses because it is somebody else's
+        ours.pop("commit", None)
+        with suppress(PackageNotFoundError):  # a copy of the sources is neither a checkout nor installed
+            ours["dit_lab"] = version("dit_lab")
+    libraries = {name: version(name) for name in ("torch", "torchmetrics", "diffusers")}
+    return {**ours, "python": sys.version.split()[0], **libraries}
+
+
+def table(result: dict, out: Path) -> str:
+    """The figures, a line each, and in words how they were made."""
+    lines = [f"{name:<26}{value:12.4f}" for name, value in result["figures"].items()]
+    lines += [f"{name:<26}{'-':>12}  {reason}" for name, reason in result["left_out"].items()]
+    spelt = lambda group: ", ".join(f"{name} {value}" for name, value in result[group].items() if value is not None)
+    groups = ("samples", "checkpoint", "features", "reference", "versions")
+    return "\n".join([*lines, *(f"{group}: {spelt(group)}" for group in groups), f"kept in {out / RESULTS}"])

@@ -1,0 +1,192 @@
+"""`python -m dit_lab train`: the command-line caller of `train`, with a bar and a Ctrl-C that saves."""
+
+import signal
+import sys
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from torch import nn
+from tqdm.auto import tqdm
+
+from dit_lab.checkpoints import load
+from dit_lab.data.images import open_data
+from dit_lab.diffusion.objectives import PROCESSES, objective
+from dit_lab.diffusion.process import PREDICTIONS
+from dit_lab.files import writable
+from dit_lab.models.blocks import BLOCKS
+from dit_lab.models.presets import PRESETS, build, taking
+from dit_lab.program import stop
+from dit_lab.training.fine_tune import adapted
+from dit_lab.training.folder import LOG, check_folder
+from dit_lab.training.parallel import anywhere, processes
+from dit_lab.training.train import NonFiniteLoss, TrainOptions, train
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What is trained: a preset with changes, or a checkpoint that is gone on from."""
+
+    preset: Literal[tuple(PRESETS)] | None = None
+    """Size and patch of the model (default: DiT-tiny/4)."""
+    block: Literal[tuple(BLOCKS)] | None = None
+    """How conditioning enters (default: adaln_zero)."""
+    patch_size: int | None = None
+    """Pixels along a patch of a DiT, instead of the preset's; latents of a small picture take 1."""
+    dim: int | None = None
+    """Width of the tokens, instead of the preset's."""
+    depth: int | None = None
+    """Number of blocks, instead of the preset's."""
+    heads: int | None = None
+    """Attention heads, instead of the preset's."""
+    schedule: Literal[tuple(PROCESSES)] | None = None
+    """The way from picture to noise: a diffusion (linear, the default, or cosine), or flow for flow matching."""
+    prediction: Literal[tuple(PREDICTIONS)] | None = None
+    """What the network predicts (default: eps; in flow matching the velocity)."""
+    learned_variance: bool | None = None
+    """Whether the network also predicts each step's variance (default: yes; in flow matching there is none)."""
+    init: str | None = None
+    """Fine-tune: begin with the weights of this checkpoint, a zoo name, a path or a hub id, which brings its model."""
+
+    def model(self, images) -> nn.Module:
+        """The model for a data set, on the CPU. Raises ValueError on what does not go together."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.init is None:
+            trained_for = [given.pop(name, None) for name in ("schedule", "prediction", "learned_variance")]
+            return build(given.pop("preset", "DiT-tiny/4"), **taking(images), **objective(*trained_for), **given)
+        del given["init"]
+        if given:
+            raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, given))}")
+        model, changes = adapted(load(self.init), images)
+        for change in changes if processes().is_main_process else ():
+            print(f"dit_lab: {change}", file=sys.stderr)
+        return model
+
+
+def flag(name: str) -> str:
+    """An option as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def train_command(
+    options: Annotated[TrainOptions, tyro.conf.arg(name="")] = TrainOptions(),  # noqa: B008
+    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions(),  # noqa: B008
+    *,
+    out: Path,
+    data: str = "digits",
+    split: str = "train",
+    size: int | None = None,
+    labelled: bool = True,
+    device: str = "auto",
+    resume: bool = False,
+) -> None:
+    """Train a DiT on labelled pictures. Ctrl-C (or SIGTERM) saves and stops; --resume continues, on a CPU bit by bit.
+
+    Several GPUs or machines: accelerate launch --multi_gpu --num_processes 8 -m dit_lab.training.train with the same options.
+    Exit codes: 0 done, 1 the loss turned NaN or memory ran out, 2 bad input, 130 stopped by Ctrl-C and 143 by SIGTERM,
+    both saved.
+
+    Args:
+        options: The run.
+        model: What is trained.
+        out: Folder for the checkpoint, the state to resume from, and the loss log (log.jsonl).
+        data: `digits`, a hub id such as ylecun/mnist, a local folder of parquet files or pictures, or one of latents.
+        split: Which part of the data to train on.
+        size: Crop pictures to their middle square and resize it to this side (default: as they are).
+        labelled: Train with the data's classes; without, the model is unconditional.
+        device: cpu, cuda, mps, or auto.
+        resume: Continue the run in `out`.
+    """
+    crew = processes()
+    device = device_of(crew, device)
+    check_folder(out, resume)
+    writable(out / LOG)
+    if options.shard and crew.num_processes == 1:
+        print("dit_lab: one process has nobody to share with; --shard does nothing", file=sys.stderr)
+    with crew.main_process_first():  # the others then find what it has put into the cache
+        images = open_data(data, split=split, size=size, labelled=labelled)
+    torch.manual_seed(options.seed)
+    try:
+        steps = train(model.model(images).to(device), images, options, out=out, resume=resume)
+        stopped = follow(steps, options.steps)
+    except NonFiniteLoss as error:
+        stop(str(error), 1)
+    if stopped:
+        if crew.is_main_process:
+            print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
+        sys.exit(128 + stopped)
+
+
+def follow(steps, total: int) -> int | None:
+    """Drive a training generator under a bar; returns the signal that stopped it, None where it came to its end."""
+    # A log file gets a line twice a minute, a terminal twice a second.
+    interval, quiet = 0.5 if sys.stderr.isatty() else 30, not processes().is_main_process
+    bar = tqdm(total=total, unit="step", mininterval=interval, disable=quiet)
+    with closing(steps), stop_flag() as stopped, bar:
+        for step in steps:
+            rates = f"{step.images_per_second:.0f} images/s"
+            losses = f"loss {step.loss:.4f}, mse {step.mse:.4f}, vb {step.vb:.5f}"
+            bar.set_postfix_str(f"{losses}, {rates}", refresh=False)
+            if bar.n == 0:
+                bar.initial = bar.n = step.step - 1
+            bar.update()
+            if anywhere(bool(stopped)) and step.step < total:
+                return stopped[0] if stopped else signal.SIGTERM
+        if bar.n == 0 and not quiet:
+            bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)
+
+
+@contextmanager
+def stop_flag():
+    """Collect the first Ctrl-C or SIGTERM in a list instead of dying within a step; a second one does interrupt."""
+    stopped, previous = [], {}
+
+    def put_back():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number, frame):
+        put_back()
+        stopped.append(number)
+
+    previous |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        put_back()
+
+
+def device_of(crew, name: str) -> torch.device:
+    """Where one of several processes (`parallel.processes`) computes. Raises ValueError, as `pick_device` does.
+
+    A launcher gives each its device; asked for another kind, nobody would see that the wish was not granted.
+    """
+    asked = pick_device(name)
+    if crew.num_processes == 1:
+        return asked
+    if name != "auto" and asked.type != crew.device.type:
+        raise ValueError(
+            f"the launcher gives each process its device, here {crew.device.type}: leave out --device {name}, "
+            "or for CPUs say accelerate launch --cpu"
+        )
+    return crew.device
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that is there. Raises ValueError on one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    usable = ", ".join(kind for kind in there if there[kind])
+    if not there.get(name.partition(":")[0], False):
+        raise ValueError(f"there is no device {name!r} here; there is {usable}")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device's name; there is {usable}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {name!r} here; the last is cuda:{torch.cuda.device_count() - 1}")
+    return device

@@ -1,0 +1,203 @@
+"""Samplers and guidance, as generators of `Step` (DiT paper, section 3.1; DDIM, arXiv 2010.02502).
+
+A sampler is one function in `SAMPLERS` that goes from x_t to x_{t-1}; the solvers of the ODE are in `solvers`. Logging,
+previews, plots and traces are the caller's: they read the steps as they come.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from numbers import Real
+
+import torch
+from einops import rearrange, repeat
+
+from dit_lab.diffusion.gaussian import Diffusion
+from dit_lab.diffusion.objectives import process_of
+from dit_lab.diffusion.process import split_output, whole
+from dit_lab.diffusion.solvers import IN_LOG_SNR, SOLVERS, Now
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step; tensors are `b c h w` in fp32.
+
+    `x` is x_t, what the network saw at timestep `t`; `x0` and `eps` are the (guided) prediction and `previous` is
+    x_{t-1}, so the last step's `previous` is the sample. `eps_uncond` is None where no guidance ran, `log_variance`
+    (`b c h w`, or `b 1 1 1` where it is fixed) that of the ancestral step, None in flow matching, whose timesteps
+    need not be whole. `index` counts from 0, the noisiest.
+    """
+
+    index: int
+    t: int | float
+    x: torch.Tensor
+    x0: torch.Tensor
+    eps: torch.Tensor
+    eps_cond: torch.Tensor
+    eps_uncond: torch.Tensor | None
+    log_variance: torch.Tensor | None
+    previous: torch.Tensor
+
+
+def ddpm_step(process, now, before, ask, noise, eta):
+    """The ancestral step: the posterior's mean plus noise of the learned variance, none at the last."""
+    i = torch.full((len(now.x),), now.i, device=now.x.device)
+    mean = process.posterior_mean(now.x0, now.x, i)
+    return mean + torch.exp(now.log_variance / 2) * noise if now.i > 0 else mean
+
+
+def ddim_step(process, now, before, ask, noise, eta):
+    """The DDIM step: deterministic at eta 0, as noisy as DDPM at eta 1 (2010.02502, equations 12 and 16)."""
+    (a, s), (a_next, s_next) = process.levels(now.i), process.levels(now.i - 1)
+    sigma = eta * s_next * math.sqrt(1 - (a * s_next / (a_next * s)) ** 2)
+    return a_next * now.x0 + math.sqrt(s_next**2 - sigma**2) * now.eps + sigma * noise
+
+
+SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step, **SOLVERS}
+
+
+def samplers_for(process) -> list[str]:
+    """The samplers that can walk a process: flow matching has no posterior to draw an ancestral step from."""
+    return [name for name in SAMPLERS if name != "ddpm" or isinstance(process, Diffusion)]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance: `scale` on the first `channels` (None: all), for timesteps within `interval`."""
+
+    scale: float = 1.0
+    channels: int | None = None
+    interval: tuple[float, float] | None = None
+
+    def active(self, t: float) -> bool:
+        """Whether timestep `t` takes the second, unconditional pass at all."""
+        low, high = self.interval or (-math.inf, math.inf)
+        return self.scale != 1.0 and low <= t <= high
+
+    def mix(self, cond, uncond):
+        """uncond + scale (cond - uncond) on the guided channels, cond on the others: `b c h w, b c h w -> b c h w`."""
+        guided = uncond + self.scale * (cond - uncond)
+        return torch.cat([guided[:, : self.channels], cond[:, self.channels :]], dim=1) if self.channels else guided
+
+
+def seeded_noise(seed: int) -> Callable[[Sequence[int]], torch.Tensor]:
+    """The default noise: `noise(shape) -> tensor`, drawn on the CPU so that a seed means the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(*shape, generator=generator)
+
+
+def sample(
+    model, labels, *, sampler="ddim", steps=50, cfg_scale=1.0, cfg_channels=None, cfg_interval=None, eta=0.0, seed=0,
+    noise=None, size=None, process=None,
+) -> Iterator[Step]:  # fmt: skip
+    """Denoise one image a label, `labels: b` ints, yielding a `Step` for each of `steps`, noisiest first.
+
+    The null label (`num_classes` of the model's config) may be asked for. `noise(shape)` is called once for x_T and
+    once at every step, with `b c h w`; by default it follows `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or
+    (h, w) when it differs from the trained one; `process` replaces the one that the model's config names. Raises
+    ValueError, before any work, on arguments that make no sense.
+    """
+    config = model.config if size is None else replace(model.config, input_size=size)
+    labels = whole_labels(labels, config.num_classes)
+    check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise)
+    process = (process or process_of(config)).respaced(steps, first=sampler not in IN_LOG_SNR)
+    if sampler not in (fitting := samplers_for(process)):
+        raise ValueError(f"{sampler} takes a diffusion's steps; for flow matching take {', '.join(fitting)}")
+    guidance = Guidance(cfg_scale, cfg_channels, cfg_interval)
+    shape = (len(labels), config.in_channels, *config.size)
+    noise = seeded_noise(seed) if noise is None else noise
+    return walk(model, labels, process, SAMPLERS[sampler], guidance, eta, noise, shape)
+
+
+@torch.no_grad()
+def walk(model, labels, process, sampler, guidance, eta, noise, shape) -> Iterator[Step]:
+    """The sampling loop behind `sample`, all arguments checked and resolved; `process` is the shortened one."""
+    device = next(model.parameters()).device
+    y = torch.tensor(labels, device=device)
+
+    def predicted(x, number):
+        """The step's Now, and eps of the conditional and the unconditional half."""
+        i = torch.full_like(y, number)
+        cond, uncond, v = predict(model, x, process.model_time(i), y, guidance)
+        x0, eps = process.denoised(cond if uncond is None else guidance.mix(cond, uncond), x, i)
+        halves = [None if half is None else process.denoised(half, x, i)[1] for half in (cond, uncond)]
+        return Now(number, x, x0, eps, process.log_variance(v, i, x)), halves
+
+    def ask(x, number):
+        now, _ = predicted(x, number)
+        return now.x0, now.eps
+
+    x, before = drawn(noise, shape, device), None
+    for index, number in enumerate(reversed(range(len(process.timesteps)))):
+        now, halves = predicted(x, number)
+        x = sampler(process, now, before, ask, drawn(noise, shape, device), eta)
+        yield Step(index, process.timesteps[number].item(), *now[1:4], *halves, now.log_variance, x)
+        before = now
+
+
+def drawn(noise, shape, device):
+    """One draw of `noise`, in fp32 on `device`. Raises ValueError when its shape is not the one asked for."""
+    z = torch.as_tensor(noise(shape))
+    if tuple(z.shape) != shape:
+        raise ValueError(f"noise was asked for {shape} and gave {tuple(z.shape)}")
+    return z.to(device, torch.float32)
+
+
+def predict(model, x, t, y, guidance: Guidance):
+    """One network call, doubled for guidance: `x: b c h w; t, y: b -> cond, uncond (or None), v (or None)`.
+
+    The variance value is the conditional half's, as in the original. The network runs in its own dtype. A model
+    without classes is never doubled: both halves would be the same.
+    """
+    guided = model.config.num_classes > 0 and guidance.active(t[0].item())
+    if guided:
+        null = torch.full_like(y, model.config.num_classes)
+        x, t, y = repeat(x, "b ... -> (two b) ...", two=2), repeat(t, "b -> (two b)", two=2), torch.cat([y, null])
+    output, v = split_output(model(x.to(next(model.parameters()).dtype), t, y).float(), x)
+    if not guided:
+        return output, None, v
+    cond, uncond = rearrange(output, "(two b) c h w -> two b c h w", two=2)
+    return cond, uncond, None if v is None else v[: len(cond)]
+
+
+def generate(model, labels, **options) -> torch.Tensor:
+    """The final sample, `b c h w` in fp32; `options` are those of `sample`."""
+    for step in sample(model, labels, **options):
+        final = step.previous
+    return final
+
+
+def whole_labels(labels, num_classes: int) -> list[int]:
+    """`labels`, a list, array or tensor of whole numbers, as a list. Raises ValueError on others."""
+    plain = labels.tolist() if hasattr(labels, "tolist") else labels
+    plain = list(plain) if isinstance(plain, Iterable) else []
+    if not plain:
+        raise ValueError(f"labels must be a list of at least one whole number, not {labels!r}")
+    for label in plain:
+        if not whole(label) or not 0 <= label <= num_classes:
+            raise ValueError(f"labels must be whole numbers from 0 to {num_classes} (the null label), not {label!r}")
+    return [int(label) for label in plain]
+
+
+def check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise=None) -> None:
+    """Raise ValueError, in one sentence, on sampling arguments that make no sense for a model of this config."""
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise ValueError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
+    if not (isinstance(eta, Real) and 0 <= eta <= 1):
+        raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
+    if not (isinstance(cfg_scale, Real) and math.isfinite(cfg_scale)):
+        raise ValueError(f"cfg_scale must be a finite number, not {cfg_scale!r}")
+    if cfg_channels is not None and not (whole(cfg_channels) and 1 <= cfg_channels <= config.in_channels):
+        raise ValueError(f"cfg_channels must be a whole number from 1 to {config.in_channels}, not {cfg_channels!r}")
+    if cfg_interval is not None and not rising(cfg_interval):
+        raise ValueError(f"cfg_interval must be two timesteps in rising order, not {cfg_interval!r}")
+    if not (whole(seed) and -(2**63) <= seed < 2**64):
+        raise ValueError(f"seed must be a whole number of at most 64 bits, not {seed!r}")
+    if noise is not None and not callable(noise):
+        raise ValueError(f"noise must be a function of a shape that gives a tensor, not a {type(noise).__name__}")
+
+
+def rising(pair) -> bool:
+    """Whether `pair` is two numbers, the second not below the first."""
+    numbers = isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(end, Real) for end in pair)
+    return numbers and pair[0] <= pair[1]

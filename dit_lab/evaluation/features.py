@@ -1,0 +1,244 @@
+"""Networks that look at pictures for a judge: a small classifier of our own, and Inception where its weights are.
+
+The small ones saw real training pictures only. Those in `zoo/judges` ship with the package; for other pictures one is
+trained when it is first needed. `python -m dit_lab.evaluation.features` makes one to ship.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import reduce, repeat
+from einops.layers.torch import Rearrange
+from torch import nn
+from tqdm.auto import tqdm
+
+from dit_lab.checkpoints.reading import read_safetensors
+from dit_lab.data.images import open_data
+from dit_lab.files import checksum, make_folder, writable, write_tensors
+from dit_lab.program import run
+
+JUDGES = Path(str(files("dit_lab.zoo"))) / "judges"
+KEPT = "classifier.safetensors"
+
+
+class Recipe(NamedTuple):
+    """How a small classifier is built and trained: a 3 x 3 convolution for each of `widths`, halving the side."""
+
+    widths: tuple[int, ...]
+    norm: bool
+    mirror: bool
+    epochs: int
+
+
+# Digits need little; photographs more layers, batch norms between them, and flips.
+GREY = Recipe((32, 64), norm=False, mirror=False, epochs=4)
+COLOUR = Recipe((32, 64, 128, 256), norm=True, mirror=True, epochs=8)
+
+
+class Seen(NamedTuple):
+    """What a network saw in pictures: `features: n d, logits: n classes`."""
+
+    features: torch.Tensor
+    logits: torch.Tensor
+
+
+class Classifier(nn.Module):
+    """A small convolutional classifier of small pictures: `x: b c h w in [-1, 1] -> logits: b classes`."""
+
+    WIDTH = 128
+
+    def __init__(self, channels: int, size: tuple[int, int], num_classes: int):
+        super().__init__()
+        self.channels = channels
+        recipe = recipe_for(channels)
+        widths = [w for level, w in enumerate(recipe.widths, start=1) if min(size) >> level]
+        layers = []
+        for before, width in zip([channels, *widths], widths, strict=False):
+            norm = [nn.BatchNorm2d(width)] if recipe.norm else []
+            layers += [nn.Conv2d(before, width, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2)]
+        left = (size[0] >> len(widths)) * (size[1] >> len(widths))
+        flat = [Rearrange("b c h w -> b (c h w)"), nn.Linear(widths[-1] * left, self.WIDTH), nn.ReLU()]
+        self.features = nn.Sequential(*layers, *flat)
+        self.head = nn.Linear(self.WIDTH, num_classes)
+
+    def look(self, x) -> Seen:
+        """What it sees in `x: b c h w`; one of grey pictures, in the mean of the colours."""
+        x = reduce(x, "b c h w -> b 1 h w", "mean") if self.channels == 1 else x
+        features = self.features(x)
+        return Seen(features, self.head(features))
+
+    def forward(self, x):
+        return self.look(x).logits
+
+
+def recipe_for(channels: int) -> Recipe:
+    """The recipe for pictures of so many channels."""
+    return GREY if channels == 1 else COLOUR
+
+
+def train_classifier(images, *, epochs: int | None = None, batch_size: int = 128, seed: int = 0) -> Classifier:
+    """Fit a `Classifier` to real images (an `Images`), with Adam, a falling learning rate and small random shifts."""
+    torch.manual_seed(seed)
+    channels, *size = images.shape
+    recipe = recipe_for(channels)
+    model = Classifier(channels, tuple(size), len(images.names))
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batches = [b for _ in range(epochs or recipe.epochs) for b in torch.randperm(len(images)).split(batch_size)]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=len(batches))
+    for indices in tqdm(batches, desc="classifier", unit="batch", mininterval=1):
+        x, y = images.batch(indices.numpy())
+        rows, columns = (int(torch.randint(-(side // 14), side // 14 + 1, ())) for side in size)
+        x = x.roll((rows, columns), dims=(-2, -1))
+        if recipe.mirror:
+            x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(-1), x)
+        loss = F.cross_entropy(model(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def judge(model: Classifier, x: torch.Tensor, batch_size: int = 500):
+    """What the classifier sees: `x: b c h w -> (predicted classes: b, features: b 128)`."""
+    features, logits = map(torch.cat, zip(*(model.look(part) for part in x.split(batch_size)), strict=True))
+    return logits.argmax(-1), features
+
+
+def everything(images) -> torch.Tensor:
+    """All pictures of a data set (an `Images`): `-> n c h w` in [-1, 1]."""
+    return images.batch(range(len(images)))[0]
+
+
+def classifier_for(train, path: Path) -> Classifier:
+    """The classifier kept at `path`, trained on real images (an `Images`) the first time.
+
+    Raises ValueError where what is kept there was made for other pictures.
+    """
+    if not path.exists():
+        make_folder(path.parent)
+        about = {"shape": list(train.shape), "classes": train.names, "fingerprint": train.fingerprint}
+        keep(path, train_classifier(train), about)
+    elif not same_set(known := read_safetensors(path)[1].get("fingerprint", {}), train):
+        raise ValueError(f"{path} was trained on other pictures ({known}); remove it or choose another folder")
+    return opened(path, train)
+
+
+def judge_for(images, split: str, open_train: Callable, folder: Path) -> tuple[Classifier, str]:
+    """The classifier for a data set, and its name: the zoo's, else one kept, or first trained, in `folder`.
+
+    `images` is the data's `split`; `open_train()` gives its training pictures.
+    """
+    if path := shipped(images, split):
+        return opened(path, images), path.stem
+    return classifier_for(open_train(), folder / KEPT), "trained for this folder"
+
+
+def keep(path: Path, model: Classifier, about: dict) -> None:
+    """Write a classifier in fp16, with what it was made for."""
+    tensors = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
+    write_tensors(path, tensors, about)
+
+
+def opened(path: Path, images) -> Classifier:
+    """The classifier in a file, which fits the shape and the classes of `images`. Raises ValueError."""
+    channels, *size = images.shape
+    model = Classifier(channels, tuple(size), len(images.names))
+    tensors, about = read_safetensors(path)
+    try:
+        if about.get("classes", images.names) != images.names:
+            raise ValueError("its classes are others")
+        model.load_state_dict(tensors)
+    except (ValueError, RuntimeError) as error:
+        shape = " x ".join(map(str, images.shape))
+        raise ValueError(
+            f"{path} is no classifier of pictures of {shape} in these {len(images.names)} classes; "
+            "remove it or choose another folder"
+        ) from error
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feature network: `look(pixels: b 3 h w in uint8) -> Seen`, `width` features; `about` says which it is.
+
+    `classes` are the names of what its logits tell apart, where they are of use.
+    """
+
+    look: Callable[[torch.Tensor], Seen]
+    width: int
+    about: dict
+    classes: list[str] = field(default_factory=list)
+
+    @torch.no_grad()
+    def see(self, batches: Iterable[np.ndarray], total: int, what: str) -> Seen:
+        """Look at pictures with a bar: `batches` of `b c h w` in uint8, c = 1 or 3, `total` pictures in all."""
+        parts = []
+        with tqdm(total=total, desc=f"looking at {what}", unit="", unit_scale=True, mininterval=1) as bar:
+            for pixels in batches:
+                colours = repeat(pixels, "b c h w -> b (c copy) h w", copy=3 // pixels.shape[1])
+                parts.append(Seen(*(part.float().cpu() for part in self.look(torch.from_numpy(colours)))))
+                bar.update(len(pixels))
+        return Seen(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def small_network(images, split: str, open_train: Callable, folder: Path, device) -> Network:
+    """The small network for a data set (`judge_for`), which sees pixels."""
+    model, name = judge_for(images, split, open_train, folder)
+    model = model.to(device)
+    about = {"network": "small", "name": name, "checksum": checksum(model.state_dict())}
+    return Network(lambda pixels: model.look(pixels.to(device) / 127.5 - 1), Classifier.WIDTH, about, images.names)
+
+
+def same_set(kept: dict | None, images) -> bool:
+    """Whether a fingerprint that was kept is that of `images`, in all that it says."""
+    return kept is not None and all(images.fingerprint[name] == value for name, value in kept.items())
+
+
+def shipped(images, split: str) -> Path | None:
+    """The zoo's small network made for a data set at this size, if any, known by what it kept of its fingerprint.
+
+    Those that ship kept the number of pictures and their labels: another version of a decoder or a resizer may change
+    pixels a little.
+    """
+    for path in sorted(JUDGES.glob("*.safetensors")):
+        about = read_safetensors(path)[1]
+        if about["shape"] == list(images.shape) and same_set(about["splits"].get(split), images):
+            return path
+    return None
+
+
+def train_command(*, data: str, out: Path, size: int | None = None, epochs: int | None = None, seed: int = 0) -> None:
+    """Train a small network on a data set's training pictures and write it, with its accuracy on the test pictures.
+
+    Args:
+        data: A data set with a train and a test split: a hub id or a local folder.
+        out: The file to write; in dit_lab/zoo/judges it ships with the package.
+        size: Crop pictures to their middle square and resize it to this side (default: as they are).
+        epochs: Passes over the training pictures (default: 4 for grey ones, 8 for colour).
+        seed: Fixes the first weights and the order.
+    """
+    writable(out)
+    splits = {split: open_data(data, split=split, size=size) for split in ("train", "test")}
+    train, test = splits.values()
+    model = train_classifier(train, epochs=epochs, seed=seed)
+    accuracy = (judge(model, everything(test))[0] == torch.from_numpy(test.labels)).double().mean().item()
+    make_folder(out.parent)
+    about = {
+        "data": data.rstrip("/").rpartition("/")[2], "shape": list(train.shape), "classes": train.names,
+        "splits": {split: images.fingerprint for split, images in splits.items()}, "accuracy": accuracy,
+        "epochs": epochs or recipe_for(train.shape[0]).epochs, "seed": seed,
+    }  # fmt: skip
+    keep(out, model, about)
+    print(f"{out}: {accuracy:.2%} of {len(test):,} test pictures")
+
+
+if __name__ == "__main__":
+    run(train_command, "dit_lab.evaluation.features")

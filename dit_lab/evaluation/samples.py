@@ -1,0 +1,144 @@
+"""Labelled samples of a checkpoint in a folder, made batch by batch.
+
+A batch's noise depends on the seed and the batch's number alone: a killed run goes on, and several processes share the
+work, without changing a pixel.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from tqdm.auto import tqdm
+
+from dit_lab.diffusion.sampling import SAMPLERS, generate
+from dit_lab.evaluation import adm
+from dit_lab.files import make_folder, write_json
+
+BATCH = 100
+SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are made. The same values give the same samples, however many processes make them."""
+
+    count: int = 10_000
+    """Pictures, of the classes 0, 1, 2 … in turn (published FIDs: 50,000)."""
+    sampler: Literal[tuple(SAMPLERS)] = "ddim"
+    """How to step."""
+    steps: int = 50
+    """Denoising steps (the paper: 250 of ddpm)."""
+    cfg_scale: float = 1.0
+    """Guidance; 1 is none."""
+    cfg_channels: int | None = None
+    """Guide only the first channels (the original: 3 of 4)."""
+    cfg_interval: tuple[float, float] | None = None
+    """Guide only between these two timesteps."""
+    seed: int = 0
+    """Fixes the noise of every batch."""
+    batch_size: int = BATCH
+    """Pictures at a time; fewer need less memory, and get other noise."""
+
+    def __post_init__(self):
+        """Raise ValueError on numbers that make no sense."""
+        for name, least in dict(count=1, batch_size=1, seed=0).items():
+            if not least <= getattr(self, name) < 2**63:
+                raise ValueError(f"{name} must be at least {least} and of 63 bits at most, not {getattr(self, name)}")
+
+    @property
+    def options(self) -> dict:
+        """The arguments of `sample`, but for the seed."""
+        return {name: v for name, v in asdict(self).items() if name not in ("count", "seed", "batch_size")}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A checkpoint's pictures in a folder, one file a batch: iterating gives `(b h w 3 in uint8, labels: b)`."""
+
+    folder: Path
+    sampling: Sampling
+    classes: int
+
+    def __len__(self):
+        return -(-self.sampling.count // self.sampling.batch_size)
+
+    def __iter__(self):
+        for number in range(len(self)):
+            try:
+                arrays = adm.read(self.path(number))
+            except ValueError as error:
+                if isinstance(error.__cause__, MemoryError | PermissionError):
+                    raise  # the file may be whole
+                raise ValueError(f"{error}; remove it, and the same command draws it again") from error
+            yield arrays["arr_0"], arrays["arr_1"]
+
+    def path(self, number: int) -> Path:
+        """The file of a batch."""
+        return self.folder / f"batch-{number:06}.npz"
+
+    def versions(self) -> list[dict]:
+        """The versions of dit_lab and its libraries that drew the batches, the first one's first."""
+        return json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))["drawn_with"]
+
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        """Labels of pictures `start` to `stop`: the classes in turn, 0 without classes."""
+        return np.arange(start, min(stop, self.sampling.count)) % max(self.classes, 1)
+
+    def open(self, settings: dict, versions: dict) -> None:
+        """Make the folder, or go on in it; `versions` are those that draw what is missing. Raises ValueError."""
+        kept = self.kept(settings)
+        make_folder(self.folder)
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink()
+        drawn_with = kept.get("drawn_with", [])
+        if versions not in drawn_with and not all(self.path(number).is_file() for number in range(len(self))):
+            drawn_with.append(versions)
+        write_json(self.folder / SETTINGS, {**settings, "drawn_with": drawn_with})
+
+    def kept(self, settings: dict) -> dict:
+        """What is kept of how the batches were made, if any are there. Raises ValueError unless by `settings`."""
+        if not any(self.folder.glob("batch-*.npz")):
+            return {}
+        try:
+            kept = {**json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder} has samples, but no readable {SETTINGS} that says how they were made; "
+                "give --out another folder"
+            ) from error
+        settings = json.loads(json.dumps(settings))
+        changed = [f"{n} {kept.get(n)} (now {now})" for n, now in settings.items() if kept.get(n) != now]
+        if changed:
+            raise ValueError(f"{self.folder} has samples of {', '.join(changed)}; give --out another folder")
+        return kept
+
+    def draw(self, model, codec, rank: int, processes: int) -> None:
+        """Make this process's share of the batches that are not there yet."""
+        size = self.sampling.batch_size
+        share = [n for n in range(rank, len(self), processes) if not self.path(n).is_file()]
+        bar = tqdm(share, desc=f"samples, {size} a batch", unit="batch", mininterval=1, disable=rank > 0)
+        for number in bar:
+            labels = self.labels(number * size, (number + 1) * size)
+            seed = np.random.SeedSequence([self.sampling.seed, number]).generate_state(1, np.uint64)[0]
+            final = generate(model, labels.tolist(), seed=int(seed >> np.uint64(1)), **self.sampling.options)
+            pictures = codec.decode(final).float()
+            if not (final.isfinite().all() and pictures.isfinite().all()):
+                raise ValueError(f"batch {number} holds NaN or Inf: the model diverged, or the guidance is too strong")
+            pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            pixels = rearrange(pixels, "b c h w -> b h w c").cpu().numpy()
+            adm.write(self.path(number), len(pixels), [(pixels, labels)])
+
+
+def draw(model, count: int, steps: int, cfg_scale: float, decode=lambda latents: latents):
+    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`.
+
+    `decode` makes pictures of what the model denoises, where those are not pictures yet.
+    """
+    labels = torch.arange(count) % model.config.num_classes
+    batches = tqdm(labels.split(BATCH), desc=f"{count} samples", unit="batch", mininterval=1)
+    one = lambda y, seed: decode(generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=seed))
+    return torch.cat([one(y, seed) for seed, y in enumerate(batches)]).clamp(-1, 1), labels

@@ -1,0 +1,86 @@
+"""Figures of experiments: rungs side by side, models as they train, quality against compute."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from dit_lab.inside.plots import BLUE, CATEGORIES, ORANGE, panels
+
+
+def ladder(rungs: dict[str, Sequence[dict]]) -> Figure:
+    """The rungs of an experiment side by side: `rungs` maps a name to its runs, dicts of `test_mse`, `frechet`, `macs`.
+
+    A dot a run and a bar at the mean; the multiply-accumulates in the last panel.
+    """
+    panes = {"test_mse": "loss on unseen pictures (mse)", "frechet": "Fréchet distance", "macs": "MMACs a picture"}
+    figure, axes = panels(1, len(panes), 3.0, grid=False)
+    for axis, (field, title) in zip(axes[0], panes.items(), strict=True):
+        for place, runs in enumerate(rungs.values()):
+            values = np.array([run[field] for run in runs]) / (1e6 if field == "macs" else 1)
+            axis.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.6, markersize=5)
+            axis.plot(values.mean(), place, "|", color=ORANGE, markersize=16, markeredgewidth=2.5)
+        axis.set(title=title, ylim=(len(rungs) - 0.5, -0.5))
+        axis.set_yticks(range(len(rungs)), rungs if axis is axes[0, 0] else [""] * len(rungs))
+        axis.grid(alpha=0.3, axis="x")
+        axis.margins(x=0.12)
+    figure.suptitle("From DiT to U-DiT, step by step (dots: seeds, bar: their mean)")
+    return figure
+
+
+def comparison(models: dict[str, Sequence[dict]], batch_size: int) -> Figure:
+    """Models as they train: `models` maps a title to its runs, dicts of `losses`, `curve` and `macs` (`experiment`).
+
+    Loss against step, Fréchet distance against step and against the multiply-accumulates spent: a line is the mean over
+    the runs, a band their range.
+    """
+    figure, axes = panels(1, 3, 3.2, grid=False)
+    for (title, runs), colour in zip(models.items(), CATEGORIES, strict=False):
+        steps, losses = np.array(runs[0]["losses"]).T[0], [np.array(run["losses"]).T[1] for run in runs]
+        draw_band(axes[0, 0], steps, losses, title, colour)
+        judged = np.array([figures["step"] for figures in runs[0]["curve"]])
+        distances = [[figures["frechet"] for figures in run["curve"]] for run in runs]
+        # A backward pass takes twice a forward's.
+        spent = judged * batch_size * 3 * runs[0]["macs"] / 1e12
+        draw_band(axes[0, 1], judged, distances, title, colour, ".-")
+        draw_band(axes[0, 2], spent, distances, title, colour, ".-")
+    names = "loss (mse, training)", "Fréchet distance", "Fréchet distance"
+    unit = "training step", "training step", "TMACs of training"
+    for axis, name, along in zip(axes[0], names, unit, strict=True):
+        axis.set(xlabel=along, ylabel=f"{name} (log scale)", yscale="log")
+        # Plain numbers at 1, 2, 3, 5: within less than a decade powers of ten say little.
+        axis.yaxis.set(minor_locator=LogLocator(subs=(1, 2, 3, 5)), minor_formatter="{x:g}", major_formatter="{x:g}")
+        axis.grid(alpha=0.3, which="both")
+    axes[0, 0].legend(frameon=False)
+    figure.suptitle("Conditioning blocks compared (line: mean over seeds, band: their range)")
+    return figure
+
+
+def draw_band(axis, x, curves, label: str, colour: str, style: str = "-") -> None:
+    """The mean of some curves, and their range as a band."""
+    curves = np.array(curves)
+    axis.plot(x, curves.mean(0), style, color=colour, label=label, linewidth=1.2)
+    axis.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+
+
+def scaling(models: dict[str, Sequence[dict]]) -> Figure:
+    """Fréchet distance and unseen loss against MACs: `models` maps `SIZE/patch` to its runs; a line joins a size."""
+    figure, axes = panels(1, 2, 3.4, grid=False)
+    sizes = list(dict.fromkeys(name.split("/")[0] for name in models))
+    for size, colour in zip(sizes, CATEGORIES, strict=False):
+        mine = {name: runs for name, runs in models.items() if name.split("/")[0] == size}
+        macs = [runs[0]["macs"] / 1e6 for runs in mine.values()]
+        for axis, field in zip(axes[0], ("frechet", "test_mse"), strict=True):
+            values = [np.mean([run[field] for run in runs]) for runs in mine.values()]
+            axis.plot(macs, values, "o-", color=colour, label=size, linewidth=1)
+            for name, x, y in zip(mine, macs, values, strict=True):
+                axis.annotate(name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+    for axis, name in zip(axes[0], ("Fréchet distance", "loss on unseen pictures (mse)"), strict=True):
+        axis.set(xlabel="MMACs a picture (log scale)", ylabel=f"{name} (log scale)", xscale="log", yscale="log")
+        axis.xaxis.set(major_formatter="{x:g}")
+        axis.yaxis.set(minor_formatter="{x:g}", major_formatter="{x:g}")  # powers of ten say little in half a decade
+        axis.margins(x=0.1)
+        axis.grid(alpha=0.3, which="both")
+    figure.suptitle("Quality against compute (a line a size, a dot a patch size)")
+    return figure

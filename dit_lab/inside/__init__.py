@@ -1,0 +1,1 @@
+"""Looking in: one forward watched, a sampling run recorded and replayed, and what is computed from them."""

@@ -1,0 +1,91 @@
+"""What a training run does: the paper's values where it has one, and what one machine, or many, need besides."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from dit_lab.diffusion.process import whole
+
+PRECISION = Literal["auto", "fp32", "bf16"]
+SPREAD = Literal["uniform", "logit_normal"]
+# What may change when a run is continued: how long and how often, and what moves no more than the last digits.
+FREE = ("steps", "save_every", "sample_every", "tensorboard", "accumulate", "checkpointing", "compile", "shard")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a run does; the paper's values where it has one, except that the batch is sized for one machine."""
+
+    steps: int = 10_000
+    """Optimiser steps in all."""
+    batch_size: int = 64
+    """Images a step, over all processes together (the paper: 256)."""
+    accumulate: int = 1
+    """Passes that a process takes its share of a batch in, each with less memory; the step stays the same."""
+    lr: float = 1e-4
+    """Learning rate of AdamW, constant after the warm-up."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    ema_decay: float | tuple[float, ...] = 0.9999
+    """Decay of the weights' moving average; the average is what is saved and sampled. Of several, the first."""
+    label_dropout: float = 0.1
+    """Probability that a label becomes the null label, so that guidance has an unconditional pass."""
+    times: SPREAD = "uniform"
+    """Which timesteps training draws: all alike, or (flow matching) those in the middle more often."""
+    min_snr: float | None = None
+    """Weight the steps by min(SNR, this) on the error of x0 (Min-SNR: 5); none is the paper's even weight."""
+    clip: float = 1.0
+    """Largest gradient norm; larger ones are scaled down to it."""
+    mirror: bool = False
+    """Flip half of the pictures left to right, as the paper does; right for photographs, wrong for digits."""
+    precision: PRECISION = "auto"
+    """fp32, bf16 (autocast), or auto: bf16 where the machine computes it."""
+    checkpointing: bool = False
+    """Compute each block again in the backward pass instead of keeping what it needs: slower, far less memory."""
+    compile: bool = False
+    """Let torch.compile fuse the model's operations; the first step takes minutes."""
+    shard: bool = False
+    """With several processes, give each a part of weights, averages and moments (FSDP) instead of all (DDP)."""
+    seed: int = 0
+    """Fixes the new model's weights, the data order, the noise, the timesteps and the dropped labels."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    sample_every: int = 0
+    """Steps between grids of samples in the run's folder; 0: none."""
+    tensorboard: bool = False
+    """Also write losses and sample grids for TensorBoard, into the run's folder."""
+
+    def __post_init__(self):
+        """Raise ValueError, in one sentence, on a value that makes no sense."""
+        least = dict(steps=1, batch_size=1, accumulate=1, warmup=0, seed=0, save_every=1, sample_every=0)
+        wrong = [
+            f"{name} must be a whole number of at least {low} and 63 bits at most"
+            for name, low in least.items()
+            if not (whole(getattr(self, name)) and low <= getattr(self, name) < 2**63)
+        ]
+        for name in "lr", "clip":
+            if not 0 < getattr(self, name) < math.inf:
+                wrong.append(f"{name} must be a finite number above 0")
+        if not self.decays or not all(0 <= decay <= 1 for decay in self.decays):
+            wrong.append("ema_decay must be between 0 and 1")
+        elif len(set(self.decays)) < len(self.decays):
+            wrong.append("ema_decay must be decays that differ")
+        if not 0 <= self.label_dropout <= 1:
+            wrong.append("label_dropout must be between 0 and 1")
+        if self.min_snr is not None and not 0 < self.min_snr < math.inf:
+            wrong.append("min_snr must be a finite number above 0")
+        for name, known in ("precision", PRECISION), ("times", SPREAD):
+            if getattr(self, name) not in get_args(known):
+                wrong.append(f"{name} must be one of {', '.join(get_args(known))}")
+        if wrong:
+            raise ValueError(f"{', '.join(f'{text}, not {getattr(self, text.split()[0])}' for text in wrong)}")
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """The decays of the averages that are kept, the main one first."""
+        return self.ema_decay if isinstance(self.ema_decay, tuple) else (self.ema_decay,)
+
+    @property
+    def fixed(self) -> dict:
+        """The options that make a run this one and no other."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}

@@ -1,0 +1,59 @@
+"""What a run shows while it trains: a grid of samples of the averaged weights now and then, and TensorBoard."""
+
+from pathlib import Path
+
+from dit_lab.data.codecs import open_codec
+from dit_lab.data.pictures import write_grid
+from dit_lab.diffusion.sampling import generate
+from dit_lab.training.options import TrainOptions
+from dit_lab.training.parallel import bare, processes
+from dit_lab.training.state import TrainState
+
+SAMPLES = 16
+STEPS = 25
+CFG_SCALE = 2.0
+FOLDER, BOARD = "samples", "tensorboard"
+
+
+class Board:
+    """The pictures and curves of the run in `out`, which is continued from `step`; without a folder there are none."""
+
+    def __init__(self, out: Path | None, images, options: TrainOptions, step: int):
+        self.out, self.every = out, options.sample_every
+        main = out is not None and processes().is_main_process
+        self.writer = board(out / BOARD, step) if main and options.tensorboard else None
+        self.codec = open_codec(images.codec, channels=images.shape[0]) if main and self.every else None
+
+    def due(self, step: int) -> bool:
+        """Whether samples are to be drawn after this step."""
+        return self.out is not None and self.every > 0 and step % self.every == 0
+
+    def scalars(self, step: int, figures: dict[str, float]) -> None:
+        """Add the figures of a line of the loss log."""
+        if self.writer:
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+
+    def samples(self, state: TrainState) -> None:
+        """Draw the classes in turn with the first average, always from the same noise. Every process must ask."""
+        config = bare(state.model).config
+        labels = [number % max(config.num_classes, 1) for number in range(SAMPLES)]
+        with state.showing(next(iter(state.averages))) as model:
+            latents = generate(model, labels, steps=STEPS, cfg_scale=CFG_SCALE)
+        if not self.codec:
+            return
+        pictures = self.codec.decode(latents)
+        folder = self.out / FOLDER
+        folder.mkdir(exist_ok=True)
+        write_grid(folder / f"step-{state.step:07}.png", pictures)
+        if self.writer:
+            self.writer.add_images("samples", (pictures + 1) / 2, state.step)
+            self.writer.flush()
+
+
+def board(folder: Path, step: int):
+    """TensorBoard's writer; what a killed run wrote after `step` is left out of the curves."""
+    from torch.utils.tensorboard import SummaryWriter  # here: it takes a second, and not every run wants it
+
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,147 @@
+"""Everything a training run needs to continue bit for bit, in one safetensors file: weights, averages, optimiser, step.
+
+There is no generator state to keep: what is random at a step depends on the seed and the step's number alone. The file
+holds whole tensors, so a run of any number of processes, replicated or sharded, continues in any other.
+"""
+
+import json
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from dit_lab.files import write_tensors
+from dit_lab.training.parallel import bare, gathered, laid_out, local, processes, share_out
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class TrainState:
+    """A model in training: the weights that are trained, their moving averages, the optimiser and the steps done.
+
+    `model` is as the processes run it; `averages` maps a decay to tensors by the parameters' names, laid out as they
+    are. `recent` holds the figures of the steps since the last line of the loss log, so that a resumed run's log is the
+    uninterrupted one's.
+    """
+
+    model: nn.Module
+    averages: dict[float, dict[str, torch.Tensor]]
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    recent: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def fresh(cls, model: nn.Module, lr: float, decays=(0.9999,), shard: bool = False) -> "TrainState":
+        """AdamW without decay, as in the paper (section 4), and averages that start at the weights."""
+        model = share_out(model, shard)
+        named = {name: parameter.detach() for name, parameter in bare(model).named_parameters()}
+        averages = {decay: {name: tensor.clone() for name, tensor in named.items()} for decay in decays}
+        return cls(model, averages, torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0, fused=True))
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Move the averages towards the weights; the first steps faster, so that a short run's forgets its birth."""
+        weights = [local(parameter.detach()) for parameter in bare(self.model).parameters()]
+        for decay, tensors in self.averages.items():
+            decay = min(decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_([local(tensor) for tensor in tensors.values()], weights, 1 - decay)
+
+    def weights(self, decay: float | None = None) -> dict[str, torch.Tensor]:
+        """The model's tensors as trained, or with a `decay` that average's: on the main process, if every one asks."""
+        return gathered(bare(self.model).state_dict() | (self.averages[decay] if decay is not None else {}))
+
+    def averaged(self) -> nn.Module:
+        """A copy of the model with the first average for its weights, in eval mode; not of a sharded one."""
+        model = deepcopy(bare(self.model)).requires_grad_(False).eval()
+        model.load_state_dict(next(iter(self.averages.values())), strict=False)
+        return model
+
+    @contextmanager
+    def showing(self, decay: float):
+        """Inside, the model's own weights are an average; it may be sharded."""
+        model, trained = bare(self.model), {}
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                trained[name] = parameter.detach().clone()
+                parameter.copy_(self.averages[decay][name])
+        try:
+            yield model.eval()
+        finally:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(trained[name])
+
+    def title(self, decay: float) -> str:
+        """What an average is called in files: `ema`, and a further one `ema-0.999`."""
+        return "ema" if decay == next(iter(self.averages)) else f"ema-{float(decay)}"
+
+    def save(self, path: Path, run: dict) -> None:
+        """Write the state atomically, with what it belongs to: `run` maps names to groups of JSON values."""
+        model = bare(self.model).state_dict()
+        tensors = {f"model.{name}": tensor for name, tensor in model.items()}
+        for decay, average in self.averages.items():
+            # Whole models, which `load` can open; safetensors keeps no tensor under two names.
+            whole = {name: average[name] if name in average else tensor.clone() for name, tensor in model.items()}
+            tensors |= {f"{self.title(decay)}.{name}": tensor for name, tensor in whole.items()}
+        for name, parameter in bare(self.model).named_parameters():
+            for moment, tensor in self.optimiser.state[parameter].items():
+                tensors[f"optimiser.{moment}.{name}"] = tensor
+        tensors = gathered(tensors)
+        if processes().is_main_process:
+            write_tensors(path, tensors, {"step": self.step, "recent": self.recent, "run": run})
+
+    def restore(self, path: Path, run: dict, defaults: dict | None = None) -> None:
+        """Continue from a file that `save` wrote. Raises ValueError when it is not one or belongs to another `run`.
+
+        `defaults` is what a run meant that was started before one of the names in `run` came to be.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["dit_lab"])
+                check_same(path, about["run"], json.loads(json.dumps(run)), defaults or {})
+                self.fill(file)
+            self.step, self.recent = about["step"], about["recent"]
+        except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} is not a training state that can be continued from: {reason}") from error
+
+    @torch.no_grad()
+    def fill(self, file) -> None:
+        """Take over the tensors of a saved state, one at a time: a large model's do not fit into memory twice."""
+        model = bare(self.model)
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(laid_out(file.get_tensor(f"model.{name}"), tensor))
+        for decay, average in self.averages.items():
+            for name, tensor in average.items():
+                tensor.copy_(laid_out(file.get_tensor(f"{self.title(decay)}.{name}"), tensor))
+        for name, parameter in model.named_parameters():
+            saved = {moment: file.get_tensor(f"optimiser.{moment}.{name}") for moment in MOMENTS}
+            self.optimiser.state[parameter] = {
+                moment: laid_out(tensor, parameter) if tensor.shape == parameter.shape else tensor.to(parameter.device)
+                for moment, tensor in saved.items()
+            }
+
+
+def differences(saved: dict, asked: dict, defaults: dict) -> list[str]:
+    """What a run was started with and is now asked for otherwise, in words."""
+    meant = {group: defaults.get(group, {}) | values for group, values in saved.items()}
+    return [
+        f"{group} {name} {meant.get(group, {}).get(name)} (now {value})"
+        for group, values in asked.items()
+        for name, value in values.items()
+        if meant.get(group, {}).get(name) != value
+    ]
+
+
+def check_same(path: Path, saved: dict, asked: dict, defaults: dict) -> None:
+    """Raise ValueError that lists what the run in `path` was started with and is now asked for otherwise."""
+    if changed := differences(saved, asked, defaults):
+        raise ValueError(
+            f"{path} was started with {', '.join(changed)}; only how long and how often (steps, save_every), the "
+            "device, the number of processes and how they share the work may change when a run is continued"
+        )

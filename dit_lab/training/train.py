@@ -1,0 +1,193 @@
+"""Training as a generator: a notebook, the command line and the app are three callers of the same loop.
+
+DiT paper, section 4: AdamW at 1e-4 without decay, EMA 0.9999, labels dropped with probability 0.1 for guidance. One
+process or many run the same loop on the same batches:
+`accelerate launch --multi_gpu --num_processes 8 -m dit_lab.training.train …`.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from dit_lab.data.pictures import DataError
+from dit_lab.diffusion.objectives import process_of
+from dit_lab.diffusion.process import Process
+from dit_lab.training.batches import draw, order, parts
+from dit_lab.training.folder import birth, checkpoint, log, open_folder
+from dit_lab.training.options import TrainOptions
+from dit_lab.training.parallel import bare, complete, mean, processes, unshared
+from dit_lab.training.preview import Board
+from dit_lab.training.state import TrainState
+
+LOG_EVERY = 50
+LOGGED = ("loss", "mse", "vb", "gradient_norm", "images_per_second")
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one optimiser step did: losses are means over the whole batch, `vb` in bits per dimension."""
+
+    step: int
+    loss: float
+    mse: float
+    vb: float
+    gradient_norm: float
+    lr: float
+    images_per_second: float
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss or its gradient turned NaN or infinite; the last checkpoint before it stays."""
+
+
+def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=False) -> Iterator[TrainStep]:  # noqa: B008
+    """Train `model` on `images`, yielding a `TrainStep` after each optimiser step.
+
+    `model` itself ends with the weights as trained; their average, which is what to sample from, is in `out`.
+    With `out`, a checkpoint is written every `save_every` steps, at the end, and when the caller stops early: the
+    averaged model in our own format, then `state.safetensors` to `resume` from, bit-exactly on a CPU; and `log.jsonl`
+    gets the mean losses of every 50 steps. Under a launcher every process calls it alike, its model on its own device.
+    Raises ValueError, before any work, on a folder that holds another run or (with `resume`) none; NonFiniteLoss when
+    training diverges, the step named; DataError where it is the data that holds NaN or Inf.
+    """
+    taken, given = (model.config.in_channels, *model.config.size), tuple(images.shape)
+    if taken != given or len(images.names) != model.config.num_classes:
+        raise ValueError(
+            f"the model takes pictures of {spelt(taken)} (c h w) in {model.config.num_classes} classes, "
+            f"these are {spelt(given)} in {len(images.names)}"
+        )
+    process, crew = process_of(model.config), processes()
+    process.times(0, torch.Generator(), options.times)  # refused now, before any work, where it does not fit
+    share = parts(options, crew.process_index, crew.num_processes)
+    if options.compile:
+        model.compile()
+    start = {} if out is None else birth(Path(out), model)  # while the weights are whole on every process
+    state = TrainState.fresh(model, options.lr, options.decays, options.shard)
+    if out is not None:
+        # What a run meant that was started before these were kept.
+        known = {"option": TrainOptions().fixed, "data": images.fingerprint}
+        open_folder(Path(out), state, identity(state, images, options) | start, resume, known)
+    elif resume:
+        raise ValueError("resume needs the folder of the run: give out")
+    return loop(state, images, process, options, share, None if out is None else Path(out))
+
+
+def spelt(shape) -> str:
+    """`(1, 8, 8) -> 1 x 8 x 8`."""
+    return " x ".join(map(str, shape))
+
+
+def identity(state: TrainState, images, options: TrainOptions) -> dict:
+    """What makes a run this one and no other, as JSON; a run is continued only with the same."""
+    return {"model": bare(state.model).config.as_json(), "option": options.fixed, "data": images.fingerprint}
+
+
+def loop(state: TrainState, images, process: Process, options: TrainOptions, share: list[slice], out: Path | None):
+    """The training loop behind `train`, its folder prepared and its state restored; `share` is this process's."""
+    keep = lambda: checkpoint(out, state, identity(state, images, options), images)
+    saved, board = state.step, Board(out, images, options, state.step)
+    try:
+        with recomputing(bare(state.model), options.checkpointing):
+            while state.step < options.steps:
+                step = advance(state, images, process, options, share)
+                state.recent.append({name: getattr(step, name) for name in LOGGED})
+                last = state.step == options.steps
+                if out and (state.step % LOG_EVERY == 0 or last):
+                    board.scalars(state.step, log(out, state))
+                if out and (state.step % options.save_every == 0 or last):
+                    keep()
+                    saved = state.step
+                if board.due(state.step):
+                    board.samples(state)
+                yield step
+    except GeneratorExit:
+        if out and state.step > saved:
+            keep()
+        raise
+    except NonFiniteLoss as error:
+        kept = f"; the checkpoint of step {saved} stays in {out}" if out and saved else ""
+        raise NonFiniteLoss(f"{error}{kept}") from None
+
+
+def advance(state: TrainState, images, process: Process, options: TrainOptions, share: list[slice]) -> TrainStep:
+    """One optimiser step. What is random in it depends on (seed, step) alone, so that a resumed run repeats it."""
+    start = time.perf_counter()
+    lr = options.lr * min(1.0, (state.step + 1) / max(1, options.warmup))
+    for group in state.optimiser.param_groups:
+        group["lr"] = lr
+    state.model.train()
+    state.optimiser.zero_grad()
+    passes = [gradient(state, images, process, options, part, last=part is share[-1]) for part in share]
+    loss, mse, vb = mean(torch.stack(passes).mean(0)).tolist()
+    norm = complete(nn.utils.clip_grad_norm_(state.model.parameters(), options.clip)).item()
+    # Before the weights move: what is in memory, and on disk, is still the last good step.
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        what = f"loss turned {loss}" if not math.isfinite(loss) else f"gradient turned {norm}"
+        check_finite(images, state.step, process, options)
+        raise NonFiniteLoss(f"the {what} at step {state.step + 1}; try a lower learning rate than {options.lr:g}")
+    state.optimiser.step()
+    state.step += 1
+    state.average()
+    rate = options.batch_size / (time.perf_counter() - start)
+    return TrainStep(state.step, loss, mse, vb, norm, lr, rate)
+
+
+def check_finite(images, step: int, process: Process, options: TrainOptions) -> None:
+    """Raise DataError where it is the data of a step that holds NaN or Inf, as damaged latents may."""
+    finite = draw(images, step, process, options)[0].isfinite().flatten(1).all(1)
+    if not finite.all():
+        place = order(len(images), options.seed, step * options.batch_size, options.batch_size)[finite.int().argmin()]
+        raise DataError(
+            f"picture {place} of the data holds NaN or Inf, met at step {step + 1}; if these are latents, remove their "
+            "folder and encode them again"
+        )
+
+
+def gradient(state: TrainState, images, process: Process, options: TrainOptions, part: slice, last: bool):
+    """Add the gradient of a part of the batch; after the `last` it is the same on all processes. Returns 3 losses."""
+    device = next(state.model.parameters()).device
+    x0, i, y, eps = (tensor.to(device) for tensor in draw(images, state.step, process, options, part))
+    with nullcontext() if last else unshared(state.model):
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(options.precision, device)):
+            losses = process.losses(state.model, x0, i, y, eps, options.min_snr)
+        (losses.loss.mean() / options.accumulate).backward()
+    return torch.stack([values.detach().mean() for values in losses])
+
+
+@contextmanager
+def recomputing(model: nn.Module, asked: bool):
+    """Inside, if asked for, blocks keep nothing for the backward pass but their input and are computed again in it."""
+    blocks = list(model.blocks) if asked else []
+    for block in blocks:
+        block.forward = partial(recomputed, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to autocast to bf16: asked for, or `auto` on a device that computes in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # x86's names for it, and ARM's.
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+if __name__ == "__main__":  # what a launcher starts; by name, since the command stands above this room
+    sys.argv.insert(1, "train")
+    import_module("dit_lab.commands.cli").main()

@@ -1,0 +1,345 @@
+"""The command from a checkpoint to a line of figures: killed, shared, asked again, and asked for what cannot be."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shared import processes, stirred
+
+from dit_lab.checkpoints import save
+from dit_lab.commands.evaluate import RESULTS, evaluate_command
+from dit_lab.data.images import Images, open_data
+from dit_lab.data.pictures import Encoded
+from dit_lab.evaluation import adm, samples
+from dit_lab.evaluation.features import KEPT, Network, Seen, keep, small_network, train_classifier
+from dit_lab.evaluation.judging import Judging, Reference, measure
+from dit_lab.evaluation.samples import Sampling
+
+FEW = dict(count=140, batch_size=30, steps=2, cfg_scale=1.5)
+DIGITS = Judging(data="digits")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with a tiny digit model, a classifier that is trained already, and a first evaluation in `first`."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2)
+    save(folder / "model", model, codec_hint="pixels", extra={"ema_decay": 0.998, "trained_steps": 7})
+    digits = open_data("digits")
+    kept = {"shape": list(digits.shape), "classes": digits.names}
+    keep(folder / KEPT, train_classifier(digits), kept)
+    evaluate(folder, "first", npz=folder / "first.npz")
+    return folder
+
+
+def evaluate(home, name, judging=DIGITS, *, model="model", npz=None, **sampling):
+    """Evaluate into a folder of that name, the classifier being there."""
+    (home / name).mkdir(exist_ok=True)
+    shutil.copy(home / KEPT, home / name)
+    return evaluate_command(
+        str(home / model), Sampling(**FEW | sampling), judging, out=home / name, npz=npz, device="cpu"
+    )
+
+
+def contents(folder):
+    """All files of a run, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / RESULTS).read_text().splitlines()]
+
+
+def test_a_result_says_how_it_was_made(home):
+    (result,) = lines(home / "first")
+    assert set(result["figures"]) == {
+        "frechet", "kernel_distance", "kernel_distance_deviation", "precision", "recall", "agreement",
+        "agreement_of_real",
+    }  # fmt: skip
+    assert all(np.isfinite(value) for value in result["figures"].values()) and not result["left_out"]
+    assert result["figures"]["agreement_of_real"] > 0.8 > result["figures"]["agreement"]
+    assert result["samples"] == {
+        "count": 140, "sampler": "ddim", "steps": 2, "cfg_scale": 1.5, "cfg_channels": None, "cfg_interval": None,
+        "seed": 0, "batch_size": 30, "precision": "float32",
+    }  # fmt: skip
+    checkpoint = result["checkpoint"]
+    assert (checkpoint["weights"], checkpoint["ema_decay"], checkpoint["codec"]) == ("ema", 0.998, "pixels")
+    assert result["reference"] == {"data": "digits", "split": "test", "size": None, "pictures": 299}
+    assert result["features"]["network"] == "small"
+    assert {"torch", "python"} < result["versions"].keys() and {"commit", "dit_lab"} & result["versions"].keys()
+
+
+def test_the_npz_is_adms_with_the_classes_in_turn_and_grey_repeated(home):
+    with np.load(home / "first.npz", allow_pickle=False) as file:
+        pixels, labels = file["arr_0"], file["arr_1"]
+    assert pixels.shape == (140, 8, 8, 3) and pixels.dtype == np.uint8 and pixels.std() > 1
+    assert np.array_equal(labels, np.arange(140) % 10)
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+
+
+def test_asked_again_the_samples_are_judged_but_not_drawn_again(home, monkeypatch):
+    shutil.copytree(home / "first", home / "again")
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: pytest.fail("something was drawn"))
+    evaluate(home, "again")
+    first, second = lines(home / "again")
+    assert first == second
+
+
+def in_process(home, name, rank, of, port, die_at):
+    """In a new process: evaluate as one of several, killed at its `die_at`-th file."""
+    torch.set_num_threads(1)
+    if of > 1:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(of), LOCAL_WORLD_SIZE=str(of))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    if die_at is not None:
+        replace, left = os.replace, iter(range(die_at - 1, -1, -1))
+        os.replace = lambda *paths: replace(*paths) if next(left) else os.kill(os.getpid(), signal.SIGKILL)
+    evaluate(home, name)
+
+
+def run_all(home, name, of=1, die_at=None):
+    """Exit codes of the processes of one evaluation."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [processes.Process(target=in_process, args=(home, name, n, of, port, die_at)) for n in range(of)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=600)
+    return [process.exitcode for process in started]
+
+
+def test_killed_while_it_writes_it_goes_on_to_the_same_bytes(home):
+    assert run_all(home, "killed", die_at=4) == [-signal.SIGKILL]  # settings, two batches, and within the third
+    assert len(list((home / "killed").glob("batch-*.npz"))) == 2 and list((home / "killed").glob(".*.partial"))
+    evaluate(home, "killed")
+    assert contents(home / "killed") == contents(home / "first")
+
+
+def test_two_processes_make_the_same_bytes_as_one(home):
+    assert run_all(home, "shared", of=2) == [0, 0]
+    assert contents(home / "shared") == contents(home / "first")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (dict(steps=3), r"steps 2 \(now 3\)"),
+        (dict(seed=1, count=130), r"count 140 \(now 130\), seed 0 \(now 1\)"),
+        (dict(cfg_interval=(100, 500)), r"cfg_interval None \(now \[100, 500\]\)"),
+    ],
+)
+def test_other_arguments_in_the_same_folder_are_refused_with_what_differs(home, changed, told):
+    before = contents(home / "first")
+    with pytest.raises(ValueError, match=f"has samples of {told}; give --out another folder"):
+        evaluate(home, "first", **changed)
+    assert contents(home / "first") == before
+
+
+def test_other_weights_at_the_same_place_are_other_samples(home):
+    for name in "model", "first":
+        shutil.copytree(home / name, home / "retrained" / name)
+    shutil.copy(home / KEPT, home / "retrained")
+    model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2)
+    model.out.bias.data += 0.1
+    save(home / "retrained" / "model", model, codec_hint="pixels")
+    with pytest.raises(ValueError, match="checksum"):
+        evaluate(home / "retrained", "first")
+
+
+def test_samples_compared_with_themselves_are_perfect(home):
+    shutil.copytree(home / "first", home / "itself")
+    figures = evaluate(home, "itself", Judging(data="digits", reference=home / "first.npz"))["figures"]
+    assert abs(figures["frechet"]) < 1e-6 and figures["precision"] == figures["recall"] == 1
+    assert "agreement_of_real" not in figures
+
+
+def test_a_reference_of_statistics_alone_gives_the_distance_to_them_and_says_what_is_left_out(home):
+    np.savez(home / "statistics.npz", mu=np.zeros(128), sigma=np.eye(128))
+    shutil.copytree(home / "first", home / "statistics")
+    result = evaluate(home, "statistics", Judging(data="digits", reference=home / "statistics.npz"))
+    assert result["figures"].keys() == {"frechet", "agreement"}
+    assert set(result["left_out"]) == {"kernel_distance", "precision and recall"}
+    assert result["reference"] == {"file": "statistics.npz", "pictures": None}
+
+
+def test_too_few_pictures_for_a_covariance_leave_the_distance_out_with_the_reason(home, capsys):
+    result = evaluate(home, "few", count=128)
+    assert "frechet" not in result["figures"] and "kernel_distance" in result["figures"]
+    assert "128 pictures are too few, it takes 129" in result["left_out"]["frechet"]
+    assert "singular" in capsys.readouterr().out
+
+
+def test_inceptions_figures_have_their_published_names_and_the_inception_score():
+    """On a stand-in that only claims to be Inception, with two features: a picture's mean and its first pixel."""
+    look = lambda pixels: Seen(*[torch.stack([pixels.float().mean((1, 2, 3)), pixels[:, 0, 0, 0].float()], 1)] * 2)
+    network = Network(look, 2, {"network": "inception"})
+    random = np.random.default_rng(0)
+    real, drawn = (random.integers(0, 256, (n, 3, 4, 4)).astype(np.uint8) for n in (50, 40))
+    seen = network.see([drawn], 40, "samples")
+    figures, left_out = measure(network, seen, (np.zeros(40), []), Reference(real, None, None, {}), 16, 0)
+    assert {"fid", "kid", "kid_deviation", "precision", "recall", "inception_score"} < figures.keys()
+    assert "agreement" not in figures and not left_out
+
+
+@pytest.mark.parametrize(("names", "counted"), [("abcdefghij", True), ("bacdefghij", False), ("0123456789", True)])
+def test_agreement_is_left_out_where_class_numbers_mean_something_else(names, counted, home):
+    digits = open_data("digits", split="test")
+    network = small_network(digits, "test", lambda: open_data("digits"), home, torch.device("cpu"))
+    network = replace(network, classes=list("abcdefghij"))
+    drawn = network.see([digits.pixels[:40]], 40, "samples")
+    reference = Reference(digits.pixels, None, digits, {})
+    figures, left_out = measure(network, drawn, (digits.labels[:40], list(names)), reference, 30, 0)
+    assert ("agreement" in figures) == counted == ("agreement" not in left_out)
+
+
+def test_a_line_names_the_versions_that_drew_the_samples_also_when_others_judge_them(home, monkeypatch):
+    shutil.copytree(home / "first", home / "later")
+    monkeypatch.setattr("dit_lab.commands.evaluate.versions", lambda: {"commit": "later"})
+    evaluate(home, "later")
+    first, second = lines(home / "later")
+    assert second["drawn_with"] == [first["versions"]] and second["versions"] == {"commit": "later"}
+    (home / "later" / "batch-000001.npz").unlink()
+    evaluate(home, "later")
+    assert lines(home / "later")[2]["drawn_with"] == [first["versions"], {"commit": "later"}]
+
+
+def test_a_real_picture_in_the_place_of_a_broken_one_counts_with_its_own_label(home):
+    digits = open_data("digits", split="test")
+    stored = [{"bytes": png(picture), "path": None} for (picture,) in digits.pixels]
+    stored[20]["bytes"] = b"no picture"
+    assert digits.labels[20] != digits.labels[21]
+    table = datasets.Dataset.from_dict({"image": stored}, features=datasets.Features({"image": datasets.Image()}))
+    images = Images(Encoded(table.with_format("arrow")), digits.labels, digits.names)
+    network = small_network(digits, "test", lambda: open_data("digits"), home, torch.device("cpu"))
+    look = lambda pixels: network.look(torch.from_numpy(pixels).repeat(1, 3, 1, 1)).logits.argmax(1)
+    shown = digits.labels.copy()
+    shown[20] = shown[21]
+    expected = (look(images.pixels[range(len(images))]) == torch.from_numpy(shown)).double().mean().item()
+    drawn = network.see([np.repeat(digits.pixels[:9], 3, axis=1)], 9, "samples")
+    figures, _ = measure(network, drawn, None, Reference(images.pixels, None, images, {}), 50, 0)
+    assert figures["agreement_of_real"] == expected
+
+
+def png(picture):
+    Image.fromarray(picture).save(buffer := io.BytesIO(), format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("judging", "told"),
+    [
+        (Judging(), "say with --data"),
+        (Judging(data="digits", size=12), "makes pictures of 8 x 8, the data's are 12 x 12; say with --size"),
+        (Judging(data="digits", split="nosuch"), "no split 'nosuch'"),
+        (Judging(data="digits", features="inception", inception=Path("nosuch.pth")), "nosuch.pth: fetch https"),
+        (Judging(data="digits", reference=Path("nosuch.npz")), "there is no file nosuch.npz"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_anything_is_drawn(home, monkeypatch, tmp_path, judging, told):
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: pytest.fail("something was drawn"))
+    with pytest.raises(ValueError, match=told):
+        evaluate_command(str(home / "model"), Sampling(**FEW), judging, out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_that_are_damaged_or_of_unknown_making_are_told_with_what_to_do(home):
+    shutil.copytree(home / "first", home / "damaged")
+    batch, settings = (home / "damaged" / name for name in ("batch-000001.npz", "settings.json"))
+    batch.write_bytes(batch.read_bytes()[:500])
+    with pytest.raises(ValueError, match="batch-000001.npz is no readable .*; remove it, and the same command"):
+        evaluate(home, "damaged")
+    batch.unlink()
+    evaluate(home, "damaged")
+    assert batch.read_bytes() == (home / "first" / batch.name).read_bytes()
+    for text in "[]", "{", None:
+        settings.unlink() if text is None else settings.write_text(text)
+        with pytest.raises(ValueError, match="no readable settings.json that says how they were made; give --out"):
+            evaluate(home, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("changes", "codec", "sampling", "told"),
+    [
+        (dict(num_classes=3), "pixels", {}, "the model has 3 classes, the data 10"),
+        (dict(num_classes=0), "pixels", {}, "has no classes, so it cannot be guided"),
+        ({}, None, {}, "not a preview of latents. No VAE"),
+        ({}, "pixels", dict(cfg_channels=5), "cfg_channels must be"),
+        ({}, "pixels", dict(steps=5000), "steps"),
+    ],
+)
+def test_models_and_samplings_that_do_not_fit_are_refused(tmp_path, changes, codec, sampling, told):
+    shape = dict(in_channels=1, input_size=8, num_classes=10, depth=1, dim=16, heads=2) | changes
+    save(tmp_path / "model", stirred("DiT-nano/4", **shape), codec_hint=codec)
+    with pytest.raises(ValueError, match=told):
+        evaluate_command(str(tmp_path / "model"), Sampling(**FEW | sampling), DIGITS, out=tmp_path / "out")
+
+
+def test_a_model_without_classes_is_evaluated_without_guidance_and_agreement(home):
+    model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=0, depth=1, dim=16, heads=2)
+    save(home / "classless", model, codec_hint="pixels")
+    result = evaluate(home, "unlabelled", model="classless", cfg_scale=1.0)
+    assert "frechet" in result["figures"] and "agreement" not in result["figures"]
+
+
+def test_a_model_that_makes_nan_is_told_and_no_batch_is_kept(home, monkeypatch):
+    monkeypatch.setattr(samples, "generate", lambda *_, **__: torch.full((30, 1, 8, 8), float("nan")))
+    with pytest.raises(ValueError, match="batch 0 holds NaN or Inf"):
+        evaluate(home, "nan")
+    assert not list((home / "nan").glob("batch-*"))
+
+
+class Trap:
+    """Unpickled, it leaves a trace."""
+
+    def __reduce__(self):
+        return open, ("trace", "w")
+
+
+def test_npz_files_that_are_none_are_refused_in_one_sentence_and_nothing_in_them_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    np.savez("pickled.npz", arr_0=np.array([Trap()], dtype=object))
+    np.save("single.npy", pictures)
+    np.savez("floats.npz", arr_0=pictures / 255)
+    np.savez("grey.npz", arr_0=pictures[..., 0])
+    np.savez("names.npz", pictures=pictures)
+    np.savez("mu.npz", mu=np.zeros(3), sigma=np.eye(2))
+    np.savez("nan.npz", mu=np.zeros(2), sigma=np.eye(2) * np.nan)
+    np.savez("whole.npz", arr_0=pictures)
+    whole = Path("whole.npz").read_bytes()
+    Path("cut.npz").write_bytes(whole[: len(whole) // 2])
+    Path("text.npz").write_text("no zip")
+    told = {
+        "pickled.npz": "no readable", "single.npy": "single array", "floats.npz": "uint8 of n x h x w x 3, not float64",
+        "grey.npz": "uint8 of 2 x 4 x 4", "names.npz": "neither pictures", "mu.npz": "a covariance of d x d",
+        "nan.npz": "NaN or Inf", "cut.npz": "no readable", "text.npz": "no readable", "nosuch.npz": "no file",
+    }  # fmt: skip
+    for name, sentence in told.items():
+        with pytest.raises(ValueError, match=sentence) as error:
+            adm.read(name)
+        assert "\n" not in str(error.value) and name in str(error.value)
+    assert not os.path.exists("trace")
+    assert np.array_equal(adm.read("whole.npz")["arr_0"], pictures)
+
+
+def test_the_command_prints_the_figures_and_refuses_in_one_sentence(home, command):
+    shutil.copytree(home / "first", home / "printed")
+    same = ["--count", 140, "--batch-size", 30, "--steps", 2, "--cfg-scale", 1.5, "--device", "cpu"]
+    code, said, _ = command("evaluate", home / "model", "--data", "digits", *same, "--out", home / "printed")
+    assert code == 0 and "frechet" in said and "count 140" in said and str(home / "printed") in said
+    code, _, complaint = command("evaluate", home / "model", *same, "--out", home / "printed")
+    assert code == 2 and complaint.count("\n") == 1 and "--data" in complaint
+    code, _, complaint = command("evaluate", home / "model", "--data", "digits", "--features", "clip")
+    assert code == 2 and "clip" in complaint

@@ -1,0 +1,147 @@
+"""Solvers of the ODE against diffusers' schedulers, closed forms and the order in which their error falls."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from shared import random_model
+from torch import nn
+from torch.testing import assert_close
+
+from dit_lab.diffusion.objectives import process_of
+from dit_lab.diffusion.process import PREDICTIONS
+from dit_lab.diffusion.sampling import generate, sample
+from dit_lab.diffusion.solvers import SOLVERS
+from dit_lab.models.config import Config
+
+FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
+LABELS = [1, 2]
+
+
+class Gaussian(nn.Module):
+    """The best possible network for pixels that are independent N(mean, std^2), in float64 inside."""
+
+    def __init__(self, mean=0.5, std=0.4, **objective):
+        super().__init__()
+        self.config = Config(input_size=4, in_channels=1, num_classes=5, **objective)
+        self.mean, self.std, self.parameter = mean, std, nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x, t, y):
+        process = process_of(self.config)
+        i = t - 1 if self.config.schedule == "flow" else t
+        a, s = process.signal_and_noise(i, x)
+        error = (x - a * self.mean) / (a**2 * self.std**2 + s**2)
+        x0, eps = self.mean + a * self.std**2 * error, s * error
+        return PREDICTIONS[self.config.prediction].target(x0, eps, a, s)
+
+
+def walked(model, **options):
+    """The steps, and the noise that they began with."""
+    steps = list(sample(model, LABELS, **options))
+    return steps, steps[0].x
+
+
+@pytest.mark.parametrize("prediction, theirs", [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
+@pytest.mark.parametrize("steps", [5, 20])
+def test_dpmpp_is_diffusers(prediction, theirs, steps):
+    model = random_model(prediction=prediction, learned_variance=False)
+    ours, x = walked(model, sampler="dpmpp", steps=steps, seed=3)
+    scheduler = DPMSolverMultistepScheduler(
+        1000, 1e-4, 0.02, "linear", prediction_type=theirs, algorithm_type="dpmsolver++", solver_order=2,
+        final_sigmas_type="zero",
+    )  # fmt: skip
+    scheduler.set_timesteps(steps)
+    assert_close(scheduler.timesteps, torch.tensor([step.t for step in ours]), rtol=0, atol=1)  # halves round apart
+    scheduler.set_timesteps(timesteps=[step.t for step in ours])
+    with torch.no_grad():
+        for step in ours:
+            x = scheduler.step(model(x, torch.full((2,), step.t), torch.tensor(LABELS)), step.t, x).prev_sample
+            assert_close(step.previous, x, rtol=1e-4, atol=1e-4 * x.abs().max().item())
+
+
+def test_euler_in_flow_matching_is_diffusers():
+    model = random_model(**FLOW)
+    ours, x = walked(model, sampler="euler", steps=8, seed=3)
+    scheduler = FlowMatchEulerDiscreteScheduler(1000)
+    scheduler.set_timesteps(sigmas=[step.t / 1000 for step in ours])
+    with torch.no_grad():
+        for step, t in zip(ours, scheduler.timesteps, strict=True):
+            assert step.t == pytest.approx(t.item())
+            x = scheduler.step(model(x, t.repeat(2), torch.tensor(LABELS)), t, x).prev_sample
+            assert_close(step.previous, x, rtol=1e-4, atol=1e-4 * x.abs().max().item())
+
+
+def test_heun_in_flow_matching_is_diffusers():
+    model = random_model(**FLOW)
+    ours, x = walked(model, sampler="heun", steps=8, seed=3)
+    scheduler = FlowMatchHeunDiscreteScheduler(1000)
+    scheduler.set_timesteps(8)
+    # Theirs ends its grid at t = 1; the same one as ours, each inner point twice, for the two halves of a step.
+    sigmas = torch.tensor([step.t / 1000 for step in ours] + [0.0])
+    scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    scheduler.timesteps = 1000 * scheduler.sigmas[:-1]
+    scheduler._step_index = 0
+    ends = []
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            x = scheduler.step(model(x, t.repeat(2), torch.tensor(LABELS)), t, x).prev_sample
+            ends.append(x)
+    for step, x in zip(ours, [*ends[1::2], ends[-1]], strict=True):
+        assert_close(step.previous, x, rtol=1e-4, atol=1e-4 * x.abs().max().item())
+
+
+def test_euler_on_a_diffusion_is_ddim():
+    model = random_model()
+    ddim, euler = (generate(model, LABELS, sampler=sampler, steps=9, cfg_scale=2.0) for sampler in ("ddim", "euler"))
+    assert_close(euler, ddim, rtol=1e-6, atol=1e-6 * ddim.abs().max().item())
+
+
+@pytest.mark.parametrize("objective", [FLOW, dict(learned_variance=False)], ids=["flow", "diffusion"])
+@pytest.mark.parametrize("sampler, order", [("euler", 1), ("heun", 2)])
+def test_errors_fall_with_the_order_of_the_solver(sampler, order, objective):
+    model = Gaussian(**objective)
+    # Exact: x - a mean keeps its place in units of its standard deviation, all the way to the data.
+    process = process_of(model.config)
+    (_, x), errors = walked(model, steps=1), []
+    a, s = process.levels(999)
+    exact = model.mean + model.std * (x.double() - a * model.mean) / math.hypot(a * model.std, s)
+    for steps in (20, 40, 80):
+        x = generate(model, LABELS, sampler=sampler, steps=steps)
+        errors.append((x.double() - exact).abs().max().item())
+    for coarse, fine in zip(errors, errors[1:], strict=False):
+        assert coarse / fine == pytest.approx(2**order, rel=0.3)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "flow"])
+def test_second_order_needs_fewer_steps_than_first(schedule):
+    prediction = "velocity" if schedule == "flow" else "eps"
+    model = Gaussian(schedule=schedule, prediction=prediction, learned_variance=False)
+    best = generate(model, LABELS, sampler="heun", steps=500)
+    error = {name: (generate(model, LABELS, sampler=name, steps=15) - best).abs().max().item() for name in SOLVERS}
+    assert error["heun"] < error["euler"] / 3 and error["dpmpp"] < error["euler"] / 1.5
+
+
+def test_one_step_along_a_straight_line_is_exact():
+    model = Gaussian(std=0.0, **FLOW)  # every picture the same, so the velocity never changes on the way
+    for sampler in SOLVERS:
+        assert_close(generate(model, LABELS, sampler=sampler, steps=1), torch.full((2, 1, 4, 4), 0.5))
+
+
+def test_heun_calls_the_network_twice_a_step_but_at_the_last():
+    model, calls = random_model(**FLOW), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    generate(model, LABELS, sampler="heun", steps=6)
+    assert len(calls) == 11
+    calls.clear()
+    generate(model, LABELS, sampler="dpmpp", steps=6)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("sampler", SOLVERS)
+def test_solvers_are_guided_as_the_others(sampler):
+    model = random_model(**FLOW)
+    plain, twice = (generate(model, LABELS, sampler=sampler, steps=4, cfg_scale=scale) for scale in (1.0, 3.0))
+    null = generate(model, [5, 5], sampler=sampler, steps=4)
+    assert not torch.equal(plain, twice)
+    assert_close(generate(model, LABELS, sampler=sampler, steps=4, cfg_scale=0.0), null, rtol=1e-4, atol=1e-5)

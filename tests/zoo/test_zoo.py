@@ -1,0 +1,145 @@
+"""The checkpoints that ship: small, whole, with a recipe, and as good as their recorded figures say."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from shared import stirred, tiny_vae
+
+import dit_lab
+from dit_lab.checkpoints import save
+from dit_lab.checkpoints.places import zoo
+from dit_lab.checkpoints.reading import read_safetensors
+from dit_lab.data.codecs import Autoencoder, codec_of, open_codec
+from dit_lab.evaluation.features import JUDGES, KEPT, Classifier, everything, judge, opened, shipped
+from dit_lab.evaluation.metrics import agreement, frechet_distance
+from dit_lab.evaluation.samples import draw
+from dit_lab.models.blocks import BLOCKS
+from dit_lab.zoo.check import check
+
+ZOO = Path(dit_lab.__file__).parent / "zoo"
+NAMES = sorted(zoo())
+FOUR = [f"mnist_{block}" for block in BLOCKS]
+
+
+class ShapeOf:
+    """All that a kept classifier needs to know of the data, where there is none: what a zoo model makes."""
+
+    def __init__(self, name):
+        loaded = dit_lab.load(name)
+        self.shape, self.names = (loaded.config.in_channels, *loaded.config.size), loaded.labels
+
+
+def figures(name):
+    return json.loads((ZOO / name / "figures.json").read_text())
+
+
+def test_the_zoo_has_the_model_that_the_app_opens_on_a_udit_and_the_four_blocks():
+    assert {"mnist", "mnist_udit", *FOUR, "cifar10"} <= set(NAMES)
+    assert {dit_lab.load(name).config.block for name in FOUR} == set(BLOCKS)
+    shapes = [replace(dit_lab.load(name).config, block="adaln_zero") for name in FOUR]
+    assert all(shape == shapes[0] for shape in shapes)  # they differ in the block alone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_zoo_model_is_fp16_and_at_most_8_mb_with_a_half_to_4_million_parameters(name):
+    path = ZOO / name / "model.safetensors"
+    assert path.stat().st_size <= 8e6
+    with safe_open(path, framework="pt") as file:
+        assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+    count = sum(parameter.numel() for parameter in dit_lab.load(name).model.parameters())
+    assert 0.49e6 <= count <= 4e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_zoo_model_comes_with_its_recipe_loss_log_and_pictures(name):
+    folder = ZOO / name
+    recipe = (folder / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"python -m dit_lab(\.experiments\.four_blocks| train) [^`]*--seeds? 0", recipe)
+    assert all((folder / picture).is_file() for picture in re.findall(r"\]\(([\w.]+)\)", recipe))
+    steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-1] == int(re.search(r"--steps ((?:\d+ )*\d+)", recipe)[1].split()[-1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_recipe_tells_the_recorded_figures(name):
+    recipe, found = (ZOO / name / "README.md").read_text(encoding="utf-8"), figures(name)
+    assert f"{found['classifier_test_accuracy']:.2%}".replace("%", " %") in recipe
+    assert f"{found['agreement']['share']:.1%}".replace("%", " %") in recipe
+    assert f"{found['frechet']['samples_to_test']:.2f}" in recipe
+    assert f"{found['frechet']['train_to_test']:.2f}" in recipe
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_udit"])
+def test_the_recorded_figures_of_digits_keep_the_projects_promise(name):
+    found = figures(name)
+    assert found["classifier_test_accuracy"] >= 0.985
+    assert found["agreement"] | {"share": 1} == {
+        "samples": 1_000, "cfg_scale": 2.0, "sampler": "ddim", "steps": 50, "share": 1,
+    }  # fmt: skip
+    assert found["agreement"]["share"] >= 0.97
+    assert found["frechet"]["samples"] == 10_000
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_udit"])
+def test_the_kept_classifier_recognises_real_digits_as_recorded(name, real_data):
+    test = dit_lab.open_data(real_data("mnist"), split="test", size=ShapeOf(name).shape[-1])
+    classifier = opened(shipped(test, "test"), test)
+    seen, _ = judge(classifier, everything(test))
+    share = agreement(seen, torch.from_numpy(test.labels))
+    assert share == pytest.approx(figures(name)["classifier_test_accuracy"], abs=5e-4)
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist_udit", "mnist_in_context", "mnist_adaln_zero"])
+def test_fresh_samples_show_the_digit_that_was_asked_for(name):
+    """The promise again on a few: 40 samples, 10 steps. Wrong labels would agree on 4 of them."""
+    about = ShapeOf(name)
+    classifier = opened(JUDGES / f"mnist{about.shape[-1]}.safetensors", about)
+    samples, labels = draw(dit_lab.load(name).model, 40, 10, 2.0)
+    seen, _ = judge(classifier, samples)
+    assert agreement(seen, labels) >= 0.9
+    assert agreement(seen, labels.roll(1)) <= 0.2
+
+
+def test_the_latent_model_is_drawn_through_the_very_vae_that_it_learnt_from():
+    loaded = dit_lab.load("cifar10")
+    codec = codec_of(loaded)
+    assert isinstance(codec, Autoencoder) and not codec.note
+    assert loaded.made["encoder_checksum"] == codec.encoder_checksum
+    samples, labels = draw(loaded.model, 20, 8, 2.0, codec.decode)
+    assert samples.shape == (20, 3, 32, 32)
+    classifier = Classifier(3, (32, 32), 10).eval()
+    classifier.load_state_dict(read_safetensors(JUDGES / "cifar10.safetensors")[0])
+    seen, _ = judge(classifier, samples)
+    assert agreement(seen, labels) >= 0.4 and agreement(seen, labels.roll(1)) <= 0.25  # by chance 0.1
+
+
+def test_the_udit_of_the_zoo_folds_to_the_same_pictures():
+    model = dit_lab.load("mnist_udit").model
+    ours, folded = (dit_lab.generate(m, [3, 8], steps=4, cfg_scale=2.0) for m in (model, dit_lab.fold(model)))
+    assert torch.allclose(folded, ours, atol=1e-4)
+
+
+def test_the_check_writes_its_figures_beside_the_checkpoint(tmp_path):
+    found = check("mnist", data="digits", samples=10, distance_samples=0, steps=4, out=tmp_path)
+    assert json.loads((tmp_path / "figures.json").read_text()) == found
+    assert found["agreement"]["samples"] == 10
+
+
+def test_the_check_judges_latents_by_the_pictures_that_their_vae_makes(tmp_path):
+    tiny_vae().save_pretrained(vae := tmp_path / "vae")
+    taken = dict(patch_size=2, in_channels=4, input_size=4, num_classes=10)
+    save(tmp_path / "latent", stirred("DiT-nano/4", dim=16, depth=1, heads=2, **taken), codec_hint=str(vae))
+    few = dict(samples=10, distance_samples=150, steps=2)
+    found = check(str(tmp_path / "latent"), data="digits", out=tmp_path, **few)
+    test = dit_lab.open_data("digits", split="test")
+    classifier, decode = opened(tmp_path / KEPT, test), open_codec(str(vae), channels=4).decode
+    drawn, _ = draw(dit_lab.load(tmp_path / "latent").model, 150, 2, 1.0, decode)
+    assert drawn.shape == (150, 3, 8, 8)
+    features = [judge(classifier, x)[1] for x in (drawn, everything(test))]
+    assert found["frechet"]["samples_to_test"] == pytest.approx(frechet_distance(*features), rel=1e-4)

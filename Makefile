@@ -12,9 +12,10 @@ app: $(VENV)/.installed  ## Open the app on the checkpoint that ships with the p
 test: $(VENV)/.installed-dev  ## Run all tests, a process a core (four at most), a file at a time
 	$(RUN) -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.installed-dev  ## Check style and format
+lint: $(VENV)/.installed-dev  ## Check style, format, and who imports whom
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 notebooks: $(VENV)/.installed  ## Open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab notebooks

@@ -1,36 +1,46 @@
 """dit_lab: learn, train and look inside diffusion transformers.
 
-The public names come from their modules when they are first used, so that importing the package costs nothing.
+The public names come from their wings when they are first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
 
-PUBLIC = {
-    "build": "models.presets",
-    "preset": "models.presets",
-    "DiT": "models.dit",
-    "DiTConfig": "models.dit",
-    "UDiT": "models.udit",
-    "UDiTConfig": "models.udit",
-    "fold": "models.udit",
-    "load": "checkpoints",
-    "save": "checkpoints",
-    "sample": "diffusion.sampling",
-    "generate": "diffusion.sampling",
-    "Diffusion": "diffusion.gaussian",
-    "open_data": "data.images",
-    "record": "inside.trajectory",
-    "Trajectory": "inside.trajectory",
-    "watch": "inside.trace",
-}
-__all__ = list(PUBLIC)
+
+def lazily(package: str, homes: dict[str, str]):
+    """`__getattr__`, `__dir__` and `__all__` of a package whose names come from their homes when they are first used.
+
+    `homes` maps a name to the module or package below `package` that has it.
+    """
+
+    def get(name: str):
+        if name not in homes:
+            raise AttributeError(f"{package} has no {name!r}; its public names are {', '.join(homes)}")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    return get, lambda: sorted(homes), list(homes)
 
 
-def __getattr__(name: str):
-    if name not in PUBLIC:
-        raise AttributeError(f"dit_lab has no {name!r}; its public names are {', '.join(PUBLIC)}")
-    return getattr(import_module(f"dit_lab.{PUBLIC[name]}"), name)
-
-
-def __dir__():
-    return sorted([*globals(), *PUBLIC])
+__getattr__, __dir__, __all__ = lazily(
+    __name__,
+    {
+        "build": "models",
+        "preset": "models",
+        "count": "models",
+        "DiT": "models",
+        "DiTConfig": "models",
+        "UDiT": "models",
+        "UDiTConfig": "models",
+        "fold": "models",
+        "load": "checkpoints",
+        "save": "checkpoints",
+        "sample": "diffusion",
+        "generate": "diffusion",
+        "Diffusion": "diffusion",
+        "open_data": "data",
+        "train": "training",
+        "TrainOptions": "training",
+        "record": "inside",
+        "Trajectory": "inside",
+        "watch": "inside",
+    },
+)

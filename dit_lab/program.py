@@ -1,13 +1,17 @@
 """How a typed function becomes a program: its arguments from its signature, its refusals as one sentence."""
 
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 
 # What to turn when memory runs out, by program.
 LESS = {
     "dit_lab train": "take more passes (--accumulate), --checkpointing, --precision bf16 or a smaller model",
     "dit_lab sample": "ask for fewer --labels at once, or take --device cpu",
     "dit_lab evaluate": "take a smaller --batch-size, and --out another folder",
+    "dit_lab bench": "take a smaller --batch",
+    "app.py": "take a smaller --checkpoint, or --device cpu",
 }
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # as torch says it, by device
 
@@ -35,6 +39,26 @@ def stop(sentence: str, code: int) -> None:
     """Leave with a sentence on standard error."""
     print(f"dit_lab: {sentence}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def stop_flag():
+    """Collect the first Ctrl-C or SIGTERM in a list instead of dying within a step; a second one does interrupt."""
+    stopped, previous = [], {}
+
+    def put_back():
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def note(number, frame):
+        put_back()
+        stopped.append(number)
+
+    previous |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        put_back()
 
 
 def out_of_memory(error: Exception) -> bool:

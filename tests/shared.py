@@ -3,10 +3,13 @@
 import multiprocessing
 import os
 import socket
+from pathlib import Path
 
 import torch
 
-from dit_lab.models.presets import build
+from dit_lab.models import build
+
+ROOT = Path(__file__).parents[1]  # of the repository
 
 # The server imports what is slow once; each child is a process of its own, forked from it.
 processes = multiprocessing.get_context("forkserver")

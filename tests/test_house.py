@@ -1,72 +1,165 @@
-"""The plan of the house, held by reading the source: files stay short, the core stays bare."""
+"""The plan of the house: the contracts of `pyproject.toml` are kept and can be broken, and what they cannot say."""
 
 import ast
+import importlib
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import grimp
 import pytest
+from shared import ROOT
 
-ROOT = Path(__file__).parent.parent
+import dit_lab
+
 PACKAGE = ROOT / "dit_lab"
-
-MODELS = PACKAGE / "models"
-BANNED = {"torchvision", "timm"}
-
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-EVERYTHING = sorted({*SOURCES, *ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("notebooks/**/*.py")})
+EVERYTHING = [*SOURCES, *sorted({*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("notebooks/**/*.py")})]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/**/*.ipynb"))
+WINGS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+MODELS = sorted((PACKAGE / "models").rglob("*.py"))
+# The paper's core; the rest of these wings is U-DiT's, flow matching's and what stands around.
+PAPER = [
+    *(PACKAGE / "models" / name for name in ("layers.py", "dit.py")),
+    *sorted((PACKAGE / "models" / "blocks").glob("*.py")),
+    *(PACKAGE / "diffusion" / name for name in ("process.py", "gaussian.py", "sampling.py")),
+]
+# The contracts that the cases below break, by name.
+FLOORS = "A wing knows the wings below it, and none beside it"
+ONE_FILE = "A new block is one file: nobody imports a concrete one"
+LAYERS_ALONE = "DiT and its blocks know layers alone: no grids, no files, no machines"
+IN_MODELS = "models: from layers to what they cost"
+COMMANDS_APART = "One command knows no other, and nor does one recipe of the zoo"
 
 
 def short(path: Path) -> str:
-    return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else path.relative_to(ROOT).as_posix()
+    return path.relative_to(ROOT).as_posix()
 
 
-def imported(path: Path, *, when_loaded: bool = False) -> set[str]:
-    """Full names of the modules that a file imports, anywhere in it or only those that loading it imports."""
-    found, waiting = set(), [ast.parse(path.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= from_import(node, path)
-        late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        type_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        if not (when_loaded and (late or type_only)):
-            waiting.extend(ast.iter_child_nodes(node))
-    return found
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def from_import(node: ast.ImportFrom, path: Path) -> set[str]:
-    """`from dit_lab import layers` and `from . import layers` name a module of the house; others, what they say."""
-    base = node.module or ""
-    if node.level:
-        folder = path.parents[node.level - 1].relative_to(ROOT)
-        base = ".".join([*folder.parts, *([node.module] if node.module else [])])
-    names = {alias.name for alias in node.names}
-    place = ROOT / base.replace(".", "/")
-    modules = {name for name in names if (place / f"{name}.py").exists() or (place / name).is_dir()}
-    if not base.startswith("dit_lab") or not modules:
-        return {base}
-    return {f"{base}.{name}" for name in modules} | ({base} if names - modules else set())
+def lint(folder: Path) -> tuple[int, str]:
+    """What import-linter says of the package in a folder: its exit code and its words, unbroken."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"]
+    told = subprocess.run([*command, "--no-cache", "--no-logo"], cwd=folder, capture_output=True, text=True)
+    return told.returncode, " ".join((told.stdout + told.stderr).split())
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=short)
+def python(code: str, folder: Path = ROOT) -> list[str]:
+    """The words that a piece of Python prints in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.split()
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A folder with a copy of the package's sources and of the contracts."""
+    for source in [*SOURCES, ROOT / "pyproject.toml"]:
+        place = tmp_path / source.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, place)
+    return tmp_path
+
+
+def test_every_contract_is_kept():
+    code, told = lint(ROOT)
+    assert code == 0 and "0 broken" in told, told
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "broken"),
+    [
+        ("models/dit.py", "from dit_lab.diffusion import sample", FLOORS),
+        ("diffusion/flow.py", "import dit_lab.models.layers", FLOORS),
+        ("training/state.py", "def late():\n    from dit_lab.evaluation import judge", FLOORS),
+        ("files.py", "from dit_lab.checkpoints import load", FLOORS),
+        ("annexe/__init__.py", "", FLOORS),
+        ("models/newcomer.py", "", IN_MODELS),
+        ("models/udit.py", "from dit_lab.models.blocks.adaln import AdaLN", ONE_FILE),
+        ("models/blocks/fifth.py", "from dit_lab.models.blocks.adaln import AdaLN", ONE_FILE),
+        ("models/blocks/fifth.py", "from dit_lab.models.grid_layers import Grid", LAYERS_ALONE),
+        ("commands/count.py", "from dit_lab.commands.train import follow", COMMANDS_APART),
+    ],
+)
+def test_a_contract_fails_where_it_is_broken(path, line, broken, copy):
+    changed = copy / "dit_lab" / path
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text(f"{changed.read_text() if changed.exists() else ''}\n{line}\n")
+    code, told = lint(copy)
+    assert code == 1 and f"{broken} BROKEN" in told, told
+
+
+def test_a_new_block_is_one_new_file_and_breaks_no_contract(copy):
+    text = (PACKAGE / "models" / "blocks" / "adaln.py").read_text().replace('"adaln"', '"fifth"')
+    (copy / "dit_lab" / "models" / "blocks" / "fifth.py").write_text(text)
+    assert lint(copy)[0] == 0
+    ask = "from dit_lab.models import BLOCKS, build; print(build('DiT-nano/4', block='fifth').config.block, *BLOCKS)"
+    built, *there = python(ask, copy)
+    assert built == "fifth" and len(there) == 5
+
+
+def test_at_the_packages_top_are_the_wings_and_the_ground_alone():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py", "files.py", "program.py"}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_a_wing_says_what_lives_there_and_hands_out_what_it_names(wing):
+    module = importlib.import_module(f"dit_lab.{wing}")
+    assert module.__doc__.splitlines()[0].endswith(".")
+    for name in getattr(module, "__all__", ()):
+        assert not isinstance(getattr(module, name), ModuleType), f"{name} is a module"
+
+
+def test_the_packages_public_names_are_the_wings_own():
+    wings = [importlib.import_module(f"dit_lab.{wing}") for wing in WINGS]
+    for name in dit_lab.__all__:
+        assert any(getattr(dit_lab, name) is getattr(wing, name, None) for wing in wings), name
+    with pytest.raises(AttributeError, match="dit_lab has no 'bild'; its public names are build"):
+        dit_lab.bild  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_else():
+    ask = "import importlib, sys; before = set(sys.modules); import dit_lab; print(*set(sys.modules) - before)"
+    assert python(ask) == ["dit_lab"]
+
+
+def test_opening_the_core_takes_no_more_than_its_five_packages():
+    """What must be there, and what people wait for: whatever else a wing needs, it imports where it needs it."""
+    ask = (
+        "import sys, torch, einops, numpy, safetensors.torch, tqdm.auto\n"
+        "roots = lambda: {name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names\n"
+        "before = roots()\n"
+        "from dit_lab import checkpoints, data, diffusion, inside, models, training\n"
+        "print(*roots() - before)"
+    )
+    assert python(ask) == ["dit_lab"]
+
+
+def test_models_import_torch_and_einops_alone():
+    graph = grimp.build_graph("dit_lab", include_external_packages=True, cache_dir=None)
+    rooms = {"dit_lab.models", *graph.find_descendants("dit_lab.models")}
+    outside = {name.partition(".")[0] for room in rooms for name in graph.find_modules_directly_imported_by(room)}
+    assert outside - sys.stdlib_module_names == {"dit_lab", "torch", "einops"}
+
+
+@pytest.mark.parametrize("path", [*EVERYTHING, *NOTEBOOKS], ids=short)
 def test_no_file_imports_torchvision_or_timm(path):
-    assert not {module.split(".")[0] for module in imported(path)} & BANNED
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")
+    assert not re.search(r"^\s*(import|from)\s+(torchvision|timm)\b", text, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/**/*.ipynb")), ids=short)
-def test_no_notebook_imports_torchvision_or_timm(path):
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    lines = [
-        line.split() for cell in cells if cell["cell_type"] == "code" for line in "".join(cell["source"]).split("\n")
-    ]
-    assert not {words[1].split(".")[0] for words in lines if len(words) > 1 and words[0] in ("import", "from")} & BANNED
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=short)
-def test_nothing_in_the_package_imports_the_app_a_notebook_or_a_test(path):
-    assert not {module.split(".")[0] for module in imported(path)} & {"app", "notebooks", "tests"}
+def test_only_presets_and_what_stands_above_know_the_blocks_by_name():
+    for path in (*PAPER[:2], *PAPER[-3:], PACKAGE / "models" / "udit.py"):
+        assert "BLOCKS" not in path.read_text(encoding="utf-8"), short(path)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=short)
@@ -76,24 +169,11 @@ def test_no_file_is_longer_than_280_lines(path):
 
 def test_the_papers_core_can_be_read_in_one_sitting():
     """About 900 lines together, and what a process is to both diffusions and flows, which is one file beside them."""
-    paper = [*MODELS.glob("blocks/*.py"), *(MODELS / name for name in ("layers.py", "dit.py"))]
-    paper += [PACKAGE / "diffusion" / name for name in ("process.py", "gaussian.py", "sampling.py")]
-    assert sum(map(lines_of, paper)) <= 1000
+    assert sum(map(lines_of, PAPER)) <= 1000
 
 
-def lines_of(path: Path) -> int:
-    return len(path.read_text(encoding="utf-8").splitlines())
-
-
-@pytest.mark.parametrize("path", sorted(MODELS.rglob("*.py")), ids=short)
+@pytest.mark.parametrize("path", MODELS, ids=short)
 def test_models_change_shapes_in_einops_alone(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not used & {"view", "permute", "unsqueeze"}
-
-
-def test_the_reader_of_imports_sees_late_and_submodule_imports_and_tells_them_apart(tmp_path):
-    path = tmp_path / "imaginary.py"
-    path.write_text("import os.path\nfrom dit_lab.models import layers\ndef f():\n    import timm.models\n")
-    assert imported(path) == {"os.path", "dit_lab.models.layers", "timm.models"}
-    assert imported(path, when_loaded=True) == {"os.path", "dit_lab.models.layers"}

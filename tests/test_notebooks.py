@@ -9,10 +9,10 @@ import nbformat
 import pytest
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
+from shared import ROOT
 
 from dit_lab.inside import plots
 
-ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # What makes each notebook short: new values for names of its cell tagged `parameters`.

@@ -1,18 +1,34 @@
-"""What the README says: its Python runs, its commands exist, its tree is the tree."""
+"""What README, docs and notebooks say: Python runs, commands exist, the tree is the tree, the walk can be walked."""
 
+import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
+from shared import ROOT
 
-from dit_lab.commands.cli import COMMANDS, main
-
-ROOT = Path(__file__).parent.parent
+PATTERNS = "README.md", "docs/**/*.md", "dit_lab/zoo/*/README.md", "notebooks/*.ipynb"
+PAGES = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
 TREE = next(block for _, block in BLOCKS if block.startswith("dit_lab/\n"))
-CALLS = [line.split("#")[0].strip() for line in TEXT.splitlines() if line.startswith("python -m dit_lab ")]
+WALK = TEXT.partition("### A class label's way")[2].partition("\n## ")[0]
+
+
+def text_of(page):
+    """What a page says; of a notebook, without what its cells showed."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+    return text.replace("\\\n", " ")
+
+
+def calls():
+    """Every command line of ours in the pages, its continued lines joined, from the command's name on."""
+    for page in PAGES:
+        for line in re.findall(r"-m dit_lab (\w.*?)(?= -->|[#`\n])", text_of(page)):
+            if len(words := shlex.split(line)) > 1:
+                yield pytest.param(words, id=f"{page.relative_to(ROOT)}: {' '.join(words)}"[:120])
 
 
 def test_the_python_in_the_readme_runs():
@@ -28,26 +44,39 @@ def test_the_python_in_the_readme_runs():
     ]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_every_option_of_a_command_in_the_readme_exists(call, capsys, monkeypatch):
-    _, _, _, name, *arguments = shlex.split(call)
-    assert name in COMMANDS
-    monkeypatch.setattr("sys.argv", ["dit_lab", name, "--help"])
-    with pytest.raises(SystemExit):
-        main()
-    told = capsys.readouterr().out
-    assert not [word for word in arguments if word.startswith("--") and not re.search(rf"{word}\b", told)]
+@pytest.mark.parametrize("words", list(calls()))
+def test_every_option_of_a_command_in_the_pages_exists(words, command):
+    name = words[:2] if words[0] == "experiment" else words[:1]
+    code, told, _ = command(*name, "--help")
+    assert code == 0 and f"usage: dit_lab {' '.join(name)}" in told
+    assert not [word for word in words if word.startswith("--") and not re.search(rf"{word}\b", told)]
 
 
-def test_the_readme_has_commands():
-    assert len(CALLS) >= 4
+def test_the_pages_have_commands():
+    names = {" ".join(param.values[0][:2]) for param in calls()}
+    assert {f"experiment {name}" for name in ("four-blocks", "ladder", "scaling", "spectrum")} <= names and len(
+        names
+    ) > 10
 
 
-def test_the_tree_names_every_module_and_none_that_is_gone():
-    named = set(re.findall(r"[\w]+\.(?:py|txt)", TREE))
-    there = {path.name for folder in ("dit_lab",) for path in (ROOT / folder).rglob("*.py")} | {"app.py"}
-    assert there - named <= {"__init__.py"}
-    assert named - there <= {"imagenet_classes.txt"}
+def test_the_tree_names_every_wing_and_room_at_the_top_and_none_that_is_gone():
+    named = re.findall(r"^  (\w+(?:/|\.py)) +\w", TREE, flags=re.MULTILINE)
+    wings = [f"{path.parent.name}/" for path in ROOT.glob("dit_lab/*/__init__.py")]
+    rooms = [path.name for path in ROOT.glob("dit_lab/*.py") if not path.name.startswith("__")]
+    assert sorted(named) == sorted([*wings, *rooms])
+    assert all((ROOT / name).exists() for name in re.findall(r"^(\w+(?:/|\.py)) ", TREE, flags=re.MULTILINE))
+    assert max(map(len, TREE.splitlines())) <= 120
+
+
+def test_the_walk_goes_through_seven_rooms_and_names_what_is_in_them():
+    rooms = re.findall(
+        r"^\d\. \[`([\w/]+\.py)`\]\(dit_lab/([\w/]+\.py)\)(.*?)(?=^\d\. |\Z)", WALK, re.DOTALL | re.MULTILINE
+    )
+    assert len(rooms) == 7 and all(shown == led_to for shown, led_to, _ in rooms)
+    for room, _, told in rooms:
+        code = (ROOT / "dit_lab" / room).read_text(encoding="utf-8")
+        for name in re.findall(r"`([A-Z]\w+)`", told):
+            assert f"class {name}" in code, f"{room} has no {name}"
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)]+)\)", TEXT))

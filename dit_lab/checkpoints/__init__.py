@@ -1,7 +1,8 @@
-"""Checkpoints: `load` any, `save` ours; our own format, and one foreign format a file, each a table of names."""
+"""Any file to a model and back: our format, the originals' and diffusers', each a file of tables; no file is run."""
 
 from dit_lab.checkpoints.loading import Loaded, load
 from dit_lab.checkpoints.own import save
+from dit_lab.checkpoints.places import zoo
 from dit_lab.checkpoints.reading import CheckpointError
 
-__all__ = ["CheckpointError", "Loaded", "load", "save"]
+__all__ = ["CheckpointError", "Loaded", "load", "save", "zoo"]

@@ -10,8 +10,7 @@ from einops import rearrange
 from dit_lab.checkpoints.meta_dit import KINDS
 from dit_lab.checkpoints.meta_dit import labels_of as imagenet_labels
 from dit_lab.checkpoints.reading import CheckpointError
-from dit_lab.models.config import Config
-from dit_lab.models.dit import DiTConfig
+from dit_lab.models import Config, DiTConfig
 from dit_lab.models.layers import position_table
 
 NAME = "diffusers"

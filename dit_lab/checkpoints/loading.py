@@ -10,8 +10,7 @@ from torch import nn
 from dit_lab.checkpoints import diffusers_dit, meta_dit, own, udit
 from dit_lab.checkpoints.places import Place, find
 from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
-from dit_lab.models.config import Config
-from dit_lab.models.presets import build
+from dit_lab.models import Config, build
 from dit_lab.models.unfilled import unfilled
 
 FORMATS = (own, meta_dit, udit, diffusers_dit)

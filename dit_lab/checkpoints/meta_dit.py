@@ -10,8 +10,7 @@ import torch
 from einops import rearrange
 
 from dit_lab.checkpoints.reading import CheckpointError
-from dit_lab.models.config import Config
-from dit_lab.models.dit import DiTConfig
+from dit_lab.models import Config, DiTConfig
 from dit_lab.models.layers import position_table
 from dit_lab.models.presets import SIZES
 

@@ -6,8 +6,8 @@ import torch
 
 from dit_lab.checkpoints.reading import CheckpointError, first_line
 from dit_lab.files import atomic, make_folder, store, write_json
-from dit_lab.models.config import Config
-from dit_lab.models.presets import config_of as config_of_fields
+from dit_lab.models import Config
+from dit_lab.models import config_of as config_of_fields
 
 NAME = "dit_lab"
 VERSION = 1

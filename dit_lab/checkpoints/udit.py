@@ -10,8 +10,8 @@ from einops import rearrange
 from dit_lab.checkpoints import meta_dit
 from dit_lab.checkpoints.meta_dit import KINDS
 from dit_lab.checkpoints.reading import CheckpointError, first_line
-from dit_lab.models.config import Config
-from dit_lab.models.udit import PAIRS, UDiTConfig
+from dit_lab.models import Config, UDiTConfig
+from dit_lab.models.udit import PAIRS
 
 NAME = "udit"
 INPUT_SIZE = 32

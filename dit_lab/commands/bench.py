@@ -1,4 +1,4 @@
-"""`python -m dit_lab.commands.bench`: DiT-S/2 and B/2 here against diffusers' DiTTransformer2DModel, in one process.
+"""`python -m dit_lab bench`: DiT-S/2 and B/2 here against diffusers' DiTTransformer2DModel, in one process.
 
 And U-DiT-S, folded for inference, against DiT-S/2, which has the same MACs.
 
@@ -13,17 +13,14 @@ from statistics import median
 import torch
 from tqdm.auto import tqdm
 
-from dit_lab.commands.train import pick_device
-from dit_lab.models.dit import DiTConfig
-from dit_lab.models.presets import build, preset
-from dit_lab.models.udit import fold
-from dit_lab.program import run
-from dit_lab.training.train import uses_bf16
+from dit_lab.models import DiTConfig, build, fold, pick_device, preset, uses_bf16
 
 WARM_UP = 2
 
 
-def bench(*, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, rounds: int = 7, device: str = "cpu"):
+def bench_command(
+    *, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, rounds: int = 7, device: str = "cpu"
+) -> None:
     """Time a forward and a training step of each model, in fp32 and, where the machine computes it, in bf16.
 
     Args:
@@ -136,7 +133,3 @@ def relative_error(x, reference) -> float:
 def report(what: str, theirs: float, ours: float) -> None:
     """One line of the table; a ratio above 1 means that ours is faster."""
     print(f"{what:36}{theirs * 1e3:9.0f} ms{ours * 1e3:9.0f} ms{theirs / ours:7.2f}x")
-
-
-if __name__ == "__main__":
-    run(bench, "dit_lab.commands.bench")

@@ -6,39 +6,66 @@ A command is a typed function in a module of its own, which is imported only whe
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from typing import NamedTuple
 
 from dit_lab.program import run, stop
 
+
+class Command(NamedTuple):
+    """The module of a command, its function there, and what it does."""
+
+    module: str
+    function: str
+    what: str
+
+
+class Group(NamedTuple):
+    """Commands under one name, and what they are."""
+
+    commands: dict[str, Command]
+    what: str
+
+
+EXPERIMENTS = {
+    "four-blocks": Command("experiments.four_blocks", "four_blocks_command", "four ways to condition, compared"),
+    "ladder": Command("experiments.ladder", "ladder_command", "from DiT to U-DiT, step by step"),
+    "scaling": Command("experiments.scaling", "scaling_command", "what more compute buys, by size and by patch"),
+    "spectrum": Command("experiments.spectrum", "spectrum_command", "how coarse the features of a model are"),
+}
 COMMANDS = {
-    "train": ("dit_lab.commands.train", "train_command", "train a DiT on pictures, or resume a run"),
-    "sample": ("dit_lab.commands.sample", "sample_command", "draw pictures with a checkpoint"),
-    "evaluate": (
-        "dit_lab.commands.evaluate",
-        "evaluate_command",
-        "measure how far a checkpoint's pictures are from real ones",
-    ),
-    "encode": ("dit_lab.commands.encode", "encode_command", "encode pictures by a VAE, for training on latents"),
-    "convert": ("dit_lab.commands.convert", "convert_command", "convert a checkpoint between formats"),
-    "count": ("dit_lab.models.count", "count_command", "count parameters and multiply-accumulates, part by part"),
+    "train": Command("commands.train", "train_command", "train a DiT on pictures, or resume a run"),
+    "sample": Command("commands.sample", "sample_command", "draw pictures with a checkpoint"),
+    "evaluate": Command("commands.evaluate", "evaluate_command", "measure how far its pictures are from real ones"),
+    "encode": Command("commands.encode", "encode_command", "encode pictures by a VAE, for training on latents"),
+    "convert": Command("commands.convert", "convert_command", "convert a checkpoint between formats"),
+    "count": Command("commands.count", "count_command", "count parameters and multiply-accumulates, part by part"),
+    "bench": Command("commands.bench", "bench_command", "time models against diffusers', in one process"),
+    "experiment": Group(EXPERIMENTS, f"an experiment, run for real: {', '.join(EXPERIMENTS)}"),
 }
 
 
 def main() -> None:
     """Run one command; a mistake in its input is one sentence on standard error and exit code 2."""
-    name, *rest = sys.argv[1:] or ["--help"]
+    call("dit_lab", COMMANDS, "command", sys.argv[1:])
+
+
+def call(program: str, commands: dict, kind: str, arguments: list[str]) -> None:
+    """Run the command, or go into the group, that the first argument names."""
+    name, *rest = arguments or ["--help"]
     if name in ("-h", "--help"):
-        print(usage())
-    elif name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
+        print(usage(program, commands, kind))
+    elif name not in commands:
+        near = get_close_matches(name, commands, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        stop(f"there is no command {name!r}{hint} The commands are {', '.join(COMMANDS)}.", 2)
+        stop(f"there is no {kind} {name!r}{hint} The {kind}s are {', '.join(commands)}.", 2)
+    elif isinstance(found := commands[name], Group):
+        call(f"{program} {name}", found.commands, name, rest)
     else:
-        module, function, _ = COMMANDS[name]
-        run(getattr(import_module(module), function), f"dit_lab {name}", rest)
+        run(getattr(import_module(f"dit_lab.{found.module}"), found.function), f"{program} {name}", rest)
 
 
-def usage() -> str:
+def usage(program: str, commands: dict, kind: str) -> str:
     """The list of commands."""
-    lines = [f"  {name:<9} {what}" for name, (_, _, what) in COMMANDS.items()]
-    head = "usage: dit_lab COMMAND [OPTIONS]\n\nLearn, train and look inside diffusion transformers."
-    return "\n".join([head, "", "commands:", *lines, "", "dit_lab COMMAND --help shows a command's options."])
+    lines = [f"  {name:<12} {command.what}" for name, command in commands.items()]
+    head = f"usage: {program} {kind.upper()} [OPTIONS]\n\nLearn, train and look inside diffusion transformers."
+    return "\n".join([head, "", f"{kind}s:", *lines, "", f"{program} {kind.upper()} --help shows its options."])

@@ -9,7 +9,7 @@ import torch
 
 from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save, udit
 from dit_lab.files import atomic, make_folder, store, store_pickled, write_json
-from dit_lab.models.udit import fold as folded
+from dit_lab.models import fold as folded
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Files that would be read instead of what is written beside them, or belong to a run that goes on.
@@ -126,7 +126,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
 
 def open_kl(source: str, channels: int):
     """The VAE for a pipeline. Raises CheckpointError when it is not of DiTPipeline's kind, or of other latents."""
-    from dit_lab.data.vaes import open_vae
+    from dit_lab.data import open_vae
 
     vae = open_vae(source, channels)
     if type(vae).__name__ != "AutoencoderKL":

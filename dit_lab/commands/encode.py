@@ -12,9 +12,7 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
-from dit_lab.commands.train import device_of
-from dit_lab.data.codecs import Autoencoder
-from dit_lab.data.images import Images, open_data
+from dit_lab.data import Autoencoder, DataError, Images, open_data, open_vae, zoo_vaes
 from dit_lab.data.latents import (
     INDEX,
     VERSION,
@@ -26,10 +24,8 @@ from dit_lab.data.latents import (
     write_index,
     write_shard,
 )
-from dit_lab.data.pictures import DataError
-from dit_lab.data.vaes import open_vae, zoo_vaes
 from dit_lab.files import make_folder, writable
-from dit_lab.training.parallel import processes
+from dit_lab.training import device_of, processes
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -19,14 +19,11 @@ import tyro
 from einops import rearrange
 
 from dit_lab.checkpoints import load
-from dit_lab.commands.train import device_of
-from dit_lab.data.codecs import Autoencoder, picture_codec
-from dit_lab.diffusion.sampling import sample
-from dit_lab.evaluation import adm
-from dit_lab.evaluation.judging import Judging, measure, open_judge
-from dit_lab.evaluation.samples import Samples, Sampling
+from dit_lab.data import Autoencoder, picture_codec
+from dit_lab.diffusion import sample
+from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
 from dit_lab.files import add_line, checksum, make_folder, writable
-from dit_lab.training.parallel import processes
+from dit_lab.training import device_of, processes
 
 RESULTS = "results.jsonl"
 UNPLAIN = re.compile(r"[^\w.]+")

@@ -6,12 +6,11 @@ from typing import Literal
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import load
-from dit_lab.commands.train import pick_device
-from dit_lab.data.codecs import codec_of
-from dit_lab.data.pictures import write_grid
-from dit_lab.diffusion.sampling import SAMPLERS
+from dit_lab.data import codec_of, write_grid
+from dit_lab.diffusion import SAMPLERS
 from dit_lab.files import make_folder, writable
-from dit_lab.inside.trajectory import Recording
+from dit_lab.inside import Recording
+from dit_lab.models import pick_device
 
 
 def sample_command(

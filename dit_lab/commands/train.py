@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,17 +13,14 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import load
-from dit_lab.data.images import open_data
-from dit_lab.diffusion.objectives import PROCESSES, objective
-from dit_lab.diffusion.process import PREDICTIONS
+from dit_lab.data import open_data
+from dit_lab.diffusion import PREDICTIONS, PROCESSES, objective
 from dit_lab.files import writable
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.presets import PRESETS, build, taking
-from dit_lab.program import stop
-from dit_lab.training.fine_tune import adapted
+from dit_lab.models import BLOCKS, PRESETS, build, taking
+from dit_lab.program import stop, stop_flag
+from dit_lab.training import NonFiniteLoss, TrainOptions, adapted, device_of, processes, train
 from dit_lab.training.folder import LOG, check_folder
-from dit_lab.training.parallel import anywhere, processes
-from dit_lab.training.train import NonFiniteLoss, TrainOptions, train
+from dit_lab.training.parallel import anywhere
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def train_command(
 ) -> None:
     """Train a DiT on labelled pictures. Ctrl-C (or SIGTERM) saves and stops; --resume continues, on a CPU bit by bit.
 
-    Several GPUs or machines: accelerate launch --multi_gpu --num_processes 8 -m dit_lab.training.train with the same options.
+    Several GPUs or machines: accelerate launch --multi_gpu --num_processes 8 -m dit_lab train with the same options.
     Exit codes: 0 done, 1 the loss turned NaN or memory ran out, 2 bad input, 130 stopped by Ctrl-C and 143 by SIGTERM,
     both saved.
 
@@ -137,56 +134,3 @@ def follow(steps, total: int) -> int | None:
                 return stopped[0] if stopped else signal.SIGTERM
         if bar.n == 0 and not quiet:
             bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)
-
-
-@contextmanager
-def stop_flag():
-    """Collect the first Ctrl-C or SIGTERM in a list instead of dying within a step; a second one does interrupt."""
-    stopped, previous = [], {}
-
-    def put_back():
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def note(number, frame):
-        put_back()
-        stopped.append(number)
-
-    previous |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        put_back()
-
-
-def device_of(crew, name: str) -> torch.device:
-    """Where one of several processes (`parallel.processes`) computes. Raises ValueError, as `pick_device` does.
-
-    A launcher gives each its device; asked for another kind, nobody would see that the wish was not granted.
-    """
-    asked = pick_device(name)
-    if crew.num_processes == 1:
-        return asked
-    if name != "auto" and asked.type != crew.device.type:
-        raise ValueError(
-            f"the launcher gives each process its device, here {crew.device.type}: leave out --device {name}, "
-            "or for CPUs say accelerate launch --cpu"
-        )
-    return crew.device
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first of cuda, mps and cpu that is there. Raises ValueError on one that is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, usable in there.items() if usable))
-    usable = ", ".join(kind for kind in there if there[kind])
-    if not there.get(name.partition(":")[0], False):
-        raise ValueError(f"there is no device {name!r} here; there is {usable}")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{name!r} is no device's name; there is {usable}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {name!r} here; the last is cuda:{torch.cuda.device_count() - 1}")
-    return device

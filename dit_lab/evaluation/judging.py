@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
-from dit_lab.data.images import Images, open_data
+from dit_lab.data import Images, open_data
 from dit_lab.evaluation import adm
 from dit_lab.evaluation.features import Network, Seen, small_network
 from dit_lab.evaluation.inception import inception

@@ -14,7 +14,7 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
-from dit_lab.diffusion.sampling import SAMPLERS, generate
+from dit_lab.diffusion import SAMPLERS, generate
 from dit_lab.evaluation import adm
 from dit_lab.files import make_folder, write_json
 

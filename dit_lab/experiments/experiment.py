@@ -7,142 +7,104 @@ import json
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import torch
+import tyro
 
 from dit_lab.checkpoints import load
-from dit_lab.commands.encode import encode_command
 from dit_lab.commands.train import follow
-from dit_lab.data.codecs import open_codec
-from dit_lab.data.images import Images, open_data
-from dit_lab.data.latents import Latents
-from dit_lab.diffusion.objectives import process_of
-from dit_lab.evaluation.features import everything, judge, judge_for
-from dit_lab.evaluation.metrics import agreement, frechet_distance
-from dit_lab.evaluation.samples import draw
-from dit_lab.files import atomic, write_json
-from dit_lab.models.config import Config
-from dit_lab.models.count import count
-from dit_lab.models.presets import build
+from dit_lab.data import Images, Latents
+from dit_lab.experiments.judge import MEASURED, REBUILT, Judge
+from dit_lab.experiments.page import save_figure, write_page
+from dit_lab.experiments.plan import Kept, Plan
+from dit_lab.files import make_folder, writable, write_json
+from dit_lab.models import Config, build, count
+from dit_lab.training import TrainOptions, train
 from dit_lab.training.folder import LOG, can_resume
-from dit_lab.training.train import TrainOptions, train
 
 JUDGED = "judged.json"
-MEASURED = "train_to_test_frechet"
-REBUILT = "rebuilt_to_test_frechet"
 TRAINING_STEPS_MEANT = 100  # the training loss is the mean of so many last steps
-TEST_IMAGES = 2_000
-END = "<!-- end -->"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What all runs of an experiment share."""
+class Experiment(ABC):
+    """Which models an experiment compares, and how what came out is told: a subclass, whose fields are its options.
 
-    data: str = "ylecun/mnist"
-    """Pictures with a train and a test split: a hub id or a local folder."""
-    vae: str | None = None
-    """Train on latents of this VAE (a name of the zoo, a hub id or a folder); samples are judged as pictures."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each trains every model once; it fixes weights, data order, noise, timesteps and dropped labels."""
-    steps: tuple[int, ...] = (1500,)
-    """Optimiser steps after which a model is judged; the last one ends its training."""
-    batch_size: int = 32
-    """Pictures a step."""
-    lr: float = 1e-3
-    """Learning rate of AdamW, after 100 steps of warm-up."""
-    samples: int = 1000
-    """Pictures drawn from each model, without guidance, for the agreement and the Fréchet distance."""
-    sample_steps: int = 25
-    """DDIM steps of those."""
+    `name` is its command's, `title` its page's, and `files` that of its folder of runs and of its results.
+    """
 
-    def options(self, steps: int, seed: int) -> TrainOptions:
-        """A run's training, up to some of the steps."""
-        return TrainOptions(
-            steps=steps, batch_size=self.batch_size, lr=self.lr, warmup=100, ema_decay=0.998, save_every=250, seed=seed
-        )
+    name: ClassVar[str]
+    title: ClassVar[str]
+    files: ClassVar[str]
+
+    size: int | None = None
+    """The pictures' side (default: as they are)."""
+
+    @abstractmethod
+    def configs(self, images: Images | Latents) -> dict[str, Config]:
+        """The models by name, for a data set, in the order in which they are trained."""
+
+    @staticmethod
+    @abstractmethod
+    def markdown(table: dict) -> str:
+        """The results as a table, with what a reader must know beside it."""
+
+    @staticmethod
+    @abstractmethod
+    def figure(table: dict):
+        """The results as a figure of Matplotlib."""
 
     @property
-    def settings(self) -> dict:
-        """What makes figures comparable, as JSON."""
-        said = {name: value for name, value in asdict(self).items() if name not in ("data", "vae", "seeds")}
-        names = {"data": last_part(self.data), "vae": self.vae and last_part(self.vae)}
-        fixed = {"warmup": 100, "ema_decay": 0.998, "sampler": "ddim", "cfg_scale": 1.0}
-        return json.loads(json.dumps({**names, **said, **fixed}))
+    def command(self) -> str:
+        """What carries it out, as the page says it."""
+        return f"python -m dit_lab experiment {self.name}"
 
 
-def last_part(source: str) -> str:
-    """`mnist` of a hub id or a folder that ends so: a result does not tell where it was made."""
-    return source.rstrip("/").rpartition("/")[2]
+def command_of(kind: type[Experiment], plan: Plan = Plan()) -> Callable:  # noqa: B008
+    """The typed function that is an experiment's command: its options, `plan` for what all runs share, and where."""
+    flat = tyro.conf.arg(name="")
+
+    def command(
+        models: Annotated[kind, flat] = kind(),  # noqa: B008
+        plan: Annotated[Plan, flat] = plan,
+        kept: Annotated[Kept, flat] = Kept.named(kind.files),  # noqa: B008
+    ) -> None:
+        carry_out(models, plan, kept)
+
+    command.__doc__ = f"{kind.__doc__}\n\nTrained and judged with every seed, told as JSON, a page and a figure."
+    return command
 
 
-class Judge:
-    """The real pictures of a plan, the classifier that saw their training part only, and what models learn from.
-
-    That is `train` and `test`: the pictures themselves, or their latents, encoded once into `folder`.
-    """
-
-    def __init__(self, plan: Plan, size: int | None, folder: Path):
-        self.plan = plan
-        self.pictures = [open_data(plan.data, split=split, size=size) for split in ("train", "test")]
-        train, test = self.pictures
-        self.classifier, _ = judge_for(test, "test", lambda: train, folder)
-        self.train, self.test, self.decode = *self.pictures, lambda samples: samples
-        if plan.vae:
-            self.train, self.test = (latents(plan, size, split, folder) for split in ("train", "test"))
-            self.decode = open_codec(None, plan.vae, channels=self.train.shape[0]).decode
-        self.real = judge(self.classifier, everything(self.pictures[1]))[1]
-
-    def distance_of_real(self) -> float:
-        """The Fréchet distance between real training and test pictures, the floor of all others."""
-        return frechet_distance(judge(self.classifier, everything(self.pictures[0]))[1], self.real)
-
-    def distance_of_rebuilt(self) -> float:
-        """The same between test pictures and what the VAE makes of them, the floor for models of latents."""
-        rebuilt = self.decode(self.test.batch(range(len(self.test)))[0])
-        return frechet_distance(judge(self.classifier, rebuilt)[1], self.real)
-
-    def figures(self, model) -> dict[str, float]:
-        """The losses on unseen pictures, and what samples look like."""
-        drawn, labels = draw(model, self.plan.samples, self.plan.sample_steps, 1.0, self.decode)
-        seen, features = judge(self.classifier, drawn)
-        distance = frechet_distance(features, self.real)
-        return {**unseen_losses(model, self.test), "frechet": distance, "agreement": agreement(seen, labels)}
+def carry_out(models: Experiment, plan: Plan, kept: Kept) -> dict:
+    """Train and judge what is not yet, and write the figure and the page. Returns the results."""
+    table = compared(models, plan, kept)
+    save_figure(models.figure(table), kept.results.with_suffix(".png"))
+    write_page(kept.results.with_suffix(".md"), models.title, models.command, models.markdown(table))
+    return table
 
 
-def latents(plan: Plan, size: int | None, split: str, folder: Path) -> Latents:
-    """A split of the plan's pictures through its VAE, kept in `folder`; what is there already is not encoded again."""
-    out = folder / f"latents-{split}"
-    encode_command(data=plan.data, vae=plan.vae, out=out, split=split, size=size)
-    return open_data(out, split=split)
-
-
-def experiment(
-    plan: Plan,
-    size: int | None,
-    models: Callable[[Images | Latents], dict[str, Config]],
-    scale: dict,
-    out: Path,
-    results: Path,
-) -> dict:
+def compared(models: Experiment, plan: Plan, kept: Kept) -> dict:
     """Train and judge every model with every seed, and write what came out as JSON, after each run. Returns it.
 
-    `models` names the configs for a data set, `scale` says how they were made. Raises ValueError where `results` was
-    made with other settings.
+    Raises ValueError where there are results already that were made with other settings.
     """
-    judge = Judge(plan, size, out)
-    table = opened(results, {"size": size, **scale, **plan.settings}, judge)
+    writable(kept.results)
+    judge = Judge(plan, models.size, kept.out)
+    table = opened(kept.results, json.loads(json.dumps(asdict(models) | plan.settings)), judge)
     for seed in plan.seeds:
-        for name, config in models(judge.train).items():
+        for name, config in models.configs(judge.train).items():
             if any(row["model"] == name and row["seed"] == seed for row in table["runs"]):
                 continue
             print(f"{name}, seed {seed}", flush=True)
-            row = one_run(config, seed, plan, judge, folder_of(out, name, seed))
+            row = one_run(config, seed, plan, judge, folder_of(kept.out, name, seed))
             table["runs"].append({"model": name, "seed": seed, **row})
-            write_json(results, table)
+            make_folder(kept.results.parent)
+            write_json(kept.results, table)
     return table
 
 
@@ -202,72 +164,6 @@ def trained(config: Config, images, options: TrainOptions, folder: Path) -> floa
     return sum(last) / len(last)
 
 
-@torch.no_grad()
-def unseen_losses(model, images) -> dict[str, float]:
-    """The averaged model's losses on unseen pictures, at evenly spread timesteps and always the same noise.
-
-    Of latents, their means.
-    """
-    model.eval()
-    process = process_of(model.config)
-    random = torch.Generator().manual_seed(0)
-    x0, y = images.batch(range(min(TEST_IMAGES, len(images))))
-    eps = torch.randn(x0.shape, generator=random)
-    i = torch.linspace(0, len(process.timesteps) - 1, len(x0)).long()[torch.randperm(len(x0), generator=random)]
-    batches = zip(*(part.split(100) for part in (x0, i, y, eps)), strict=True)
-    parts = [process.losses(model, *batch) for batch in batches]
-    return {f"test_{name}": torch.cat([getattr(part, name) for part in parts]).mean().item() for name in ("mse", "vb")}
-
-
 def folder_of(out: Path, name: str, seed: int) -> Path:
     """Where a model's run with a seed is kept."""
     return out / f"{name.replace('/', '-')}-{seed}"
-
-
-def by_model(table: dict, names) -> dict[str, list[dict]]:
-    """The runs of each model that has any, in the order of `names`."""
-    runs = {name: [row for row in table["runs"] if row["model"] == name] for name in names}
-    return {name: rows for name, rows in runs.items() if rows}
-
-
-def spelt(runs: list[dict], field: str, form: str) -> str:
-    """`0.0461 ± 0.0003`, the mean of a field and half of its range; without the second for a single run."""
-    values = [run[field] for run in runs]
-    mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
-    return f"{mean:{form}}" + (f" ± {half:{form}}" if len(values) > 1 else "")
-
-
-def judged(runs: list[dict]) -> str:
-    """Three columns of a table: the loss on unseen pictures, the Fréchet distance, and the share seen as asked."""
-    columns = ("test_mse", ".4f"), ("frechet", ".1f"), ("agreement", ".0%")
-    return " | ".join(spelt(runs, *column) for column in columns)
-
-
-def told(table: dict) -> str:
-    """Under a table: how its figures were made."""
-    settings, seeds = table["settings"], sorted({run["seed"] for run in table["runs"]})
-    plain = lambda value: ", ".join(map(str, value)) if isinstance(value, list) else value
-    left_out = (MEASURED, REBUILT, *(name for name, value in settings.items() if value is None))
-    said = "; ".join(f"{name} {plain(value)}" for name, value in settings.items() if name not in left_out)
-    floor = settings.get(REBUILT)
-    rebuilt = "" if floor is None else f", between test pictures and what the VAE makes of them {floor:.2f}"
-    return (
-        f"Seeds {', '.join(map(str, seeds))}; {said}. The Fréchet distance is that of the project's own classifier, "
-        "which saw real training pictures only; between real training and test pictures it is "
-        f"{settings[MEASURED]:.2f}{rebuilt}."
-    )
-
-
-def write_page(page: Path, title: str, command: str, written: str) -> None:
-    """Put what a command wrote between its marks in a page; what people wrote around them stays."""
-    begin = f"<!-- written by {command} -->"
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"# {title}\n\n{begin}{END}\n"
-    before, after = text.partition(begin)[0], text.partition(END)[2]
-    with atomic(page) as partial:
-        partial.write_text(f"{before}{begin}\n{written}\n{END}{after}", encoding="utf-8")
-
-
-def save_figure(figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with atomic(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)

@@ -1,38 +1,34 @@
-"""`python -m dit_lab.experiments.scaling`: what more multiply-accumulates buy, by size and by patch (the paper's figures 2 and 8).
-
-Some small sizes of adaLN-Zero DiT at several patch sizes, each trained and judged alike (`experiment`).
-"""
+"""`python -m dit_lab experiment scaling`: what more multiply-accumulates buy (the paper's figures 2 and 8), small."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import tyro
 
-from dit_lab.experiments import plots as plots_experiments
-from dit_lab.experiments.experiment import Plan, by_model, experiment, judged, save_figure, told, write_page
-from dit_lab.models.config import Config
-from dit_lab.models.presets import preset, taking
-from dit_lab.program import run
+from dit_lab.experiments import plots
+from dit_lab.experiments.experiment import Experiment, command_of
+from dit_lab.experiments.page import by_model, judged, told
+from dit_lab.experiments.plan import Plan
+from dit_lab.models import Config, preset, taking
 
 # Width, depth, heads: each step about trebles the parameters, as S, B, L do.
 SIZES = {"XS": (32, 2, 2), "S": (48, 4, 3), "M": (80, 6, 5), "L": (128, 8, 8)}
 PAPER = "The paper's twelve models give -0.93 for the correlation of GMACs with FID (figure 8)."
-TITLE, COMMAND = "What scale buys", "python -m dit_lab.experiments.scaling"
 # As in the paper, latents: CIFAR-10's are 8 x 8, so that patches of 1, 2 and 4 make 64, 16 and 4 tokens of them.
 LATENTS = Plan(data="uoft-cs/cifar10", vae="cifar10_vae", seeds=(0,), steps=(2000,), batch_size=64)
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Which models: the patch sizes that each size is trained with, and what they learn."""
+class Scaling(Experiment):
+    """Four small sizes of adaLN-Zero DiT, each with several patch sizes."""
 
-    size: int | None = None
-    """The pictures' side (default: as they are)."""
+    name = "scaling"
+    title = "What scale buys"
+    files = "scaling"
+
     patches: tuple[int, ...] = (1, 2, 4)
+    """The patch sizes that each size is trained with."""
     prediction: str = "v"
-    """What they predict: v, as in `four_blocks`, where small models learn it sooner than the paper's eps."""
+    """What they predict: v, as in `four-blocks`, where small models learn it sooner than the paper's eps."""
 
     def configs(self, images) -> dict[str, Config]:
         """A config for each size and patch, the cheapest first."""
@@ -43,26 +39,27 @@ class Grid:
             for patch in sorted(self.patches, reverse=True)
         }
 
+    @staticmethod
+    def figure(table: dict):
+        """Quality against compute."""
+        return plots.scaling(in_order(table))
 
-def scaling_command(
-    grid: Grid = Grid(),  # noqa: B008
-    plan: Annotated[Plan, tyro.conf.arg(name="")] = LATENTS,
-    *,
-    out: Path = Path("runs/scaling"),
-    results: Path = Path("docs/results/scaling.json"),
-) -> None:
-    """Train and judge every size with every patch, and write what came out as JSON, a page and a figure.
-
-    Args:
-        grid: Which models.
-        plan: What all runs share.
-        out: Folder for the checkpoints and the judge.
-        results: The JSON to write; the page and the figure go beside it.
-    """
-    said = {"patches": list(grid.patches), "prediction": grid.prediction}
-    table = experiment(plan, grid.size, grid.configs, said, out, results)
-    save_figure(plots_experiments.scaling(in_order(table)), results.with_suffix(".png"))
-    write_page(results.with_suffix(".md"), TITLE, COMMAND, markdown(table))
+    @staticmethod
+    def markdown(table: dict) -> str:
+        """The results as a table, and the correlation."""
+        models = in_order(table)
+        lines = [
+            "| model | width, depth, heads | tokens | parameters | MMACs | loss, unseen | Fréchet | as asked |",
+            "| --- " * 8 + "|",
+        ]
+        for name, runs in models.items():
+            size = name.partition("/")[0]
+            lines.append(
+                f"| {name} | {', '.join(map(str, SIZES[size]))} | {runs[0]['tokens']} | {runs[0]['parameters']:,} | "
+                f"{runs[0]['macs'] / 1e6:.2f} | {judged(runs)} |"
+            )
+        found = f"Correlation of log MACs with log Fréchet distance over the {len(models)} models"
+        return "\n".join([*lines, "", f"{found}: {correlation(models):.2f}. {PAPER}", "", told(table)])
 
 
 def in_order(table: dict) -> dict[str, list[dict]]:
@@ -78,24 +75,4 @@ def correlation(models: dict[str, list[dict]]) -> float:
     return float(np.corrcoef(macs, distances)[0, 1])
 
 
-def markdown(table: dict) -> str:
-    """The results as a table, and the correlation."""
-    models = in_order(table)
-    lines = [
-        "| model | width, depth, heads | tokens | parameters | MMACs | loss, unseen | Fréchet | as asked |",
-        "| --- " * 8 + "|",
-    ]
-    for name, runs in models.items():
-        size = name.partition("/")[0]
-        lines.append(
-            f"| {name} | {', '.join(map(str, SIZES[size]))} | {runs[0]['tokens']} | {runs[0]['parameters']:,} | "
-            f"{runs[0]['macs'] / 1e6:.2f} | {judged(runs)} |"
-        )
-    found = (
-        f"Correlation of log MACs with log Fréchet distance over the {len(models)} models: {correlation(models):.2f}."
-    )
-    return "\n".join([*lines, "", f"{found} {PAPER}", "", told(table)])
-
-
-if __name__ == "__main__":
-    run(scaling_command, "dit_lab.experiments.scaling")
+scaling_command = command_of(Scaling, LATENTS)

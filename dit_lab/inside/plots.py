@@ -18,7 +18,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from dit_lab.data.codecs import Pixels
+from dit_lab.data import Pixels
 from dit_lab.inside.geometry import token_box
 from dit_lab.inside.spectrum import Spectra
 from dit_lab.inside.trajectory import Trajectory

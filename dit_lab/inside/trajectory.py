@@ -13,13 +13,12 @@ import torch
 from einops import rearrange, reduce
 from torch import nn
 
-from dit_lab.diffusion.sampling import Step, sample, whole_labels
+from dit_lab.diffusion import Step, sample
+from dit_lab.diffusion.sampling import whole_labels
 from dit_lab.inside.geometry import token_under
 from dit_lab.inside.trace import Seen, TraceError, modulation_of, place, watch
 from dit_lab.inside.trajectory_file import OPTIONS, check_parts, read_parts, write_parts
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.config import Config
-from dit_lab.models.presets import config_of
+from dit_lab.models import BLOCKS, Config, config_of
 
 CONDITION_TOKENS = 2
 LIMIT = 2**30

@@ -7,11 +7,12 @@ from inspect import signature
 import torch
 from safetensors import SafetensorError, safe_open
 
+from dit_lab.diffusion import sample
 from dit_lab.diffusion.process import whole
-from dit_lab.diffusion.sampling import check, sample, whole_labels
+from dit_lab.diffusion.sampling import check, whole_labels
 from dit_lab.files import write_tensors
 from dit_lab.inside.trace import TraceError
-from dit_lab.models.blocks import BLOCKS
+from dit_lab.models import BLOCKS
 
 FORMAT, VERSION = "dit_lab trajectory", 1
 TENSORS = ("x", "x0", "eps", "sample")

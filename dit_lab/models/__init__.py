@@ -1,1 +1,14 @@
 """What is trained: layers, the conditioning blocks, DiT and U-DiT, the presets that name them, and what they cost."""
+
+from dit_lab.models.blocks import BLOCKS, Block
+from dit_lab.models.config import Config
+from dit_lab.models.count import count
+from dit_lab.models.devices import pick_device, uses_bf16
+from dit_lab.models.dit import DiT, DiTConfig
+from dit_lab.models.presets import PRESETS, build, config_of, ladder, preset, taking
+from dit_lab.models.udit import UDiT, UDiTConfig, fold
+
+__all__ = [
+    "BLOCKS", "Block", "Config", "DiT", "DiTConfig", "PRESETS", "UDiT", "UDiTConfig", "build", "config_of", "count",
+    "fold", "ladder", "pick_device", "preset", "taking", "uses_bf16",
+]  # fmt: skip

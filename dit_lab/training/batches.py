@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from dit_lab.diffusion.process import Process
+from dit_lab.diffusion import Process
 from dit_lab.training.options import TrainOptions
 
 ALL = slice(None)

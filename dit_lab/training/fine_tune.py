@@ -8,10 +8,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from dit_lab.checkpoints.loading import Loaded
-from dit_lab.data.codecs import Autoencoder
-from dit_lab.data.vaes import open_vae
-from dit_lab.models.presets import build
+from dit_lab.checkpoints import Loaded
+from dit_lab.data import Autoencoder, open_vae
+from dit_lab.models import build
 
 TABLE = "label_embedding.weight"
 

@@ -1,6 +1,6 @@
 """One process or many: accelerate launches and joins them, torch replicates the model (DDP) or shards it (FSDP).
 
-`accelerate launch --multi_gpu --num_processes 2 -m dit_lab.training.train …` starts them, on CPUs too; without `--multi_gpu` it
+`accelerate launch --multi_gpu --num_processes 2 -m dit_lab train …` starts them, on CPUs too; without `--multi_gpu` it
 starts one where a machine has a single GPU or none. Alone, everything here is the identity.
 """
 
@@ -11,6 +11,8 @@ from datetime import timedelta
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from dit_lab.models import pick_device
 
 # One may download or decode a data set, or judge samples, while the others wait. A launcher stops those of a dead one.
 PATIENCE = timedelta(days=7)
@@ -36,6 +38,22 @@ def processes():
     from accelerate import PartialState
 
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+def device_of(crew, name: str) -> torch.device:
+    """Where one of several processes (`parallel.processes`) computes. Raises ValueError, as `pick_device` does.
+
+    A launcher gives each its device; asked for another kind, nobody would see that the wish was not granted.
+    """
+    asked = pick_device(name)
+    if crew.num_processes == 1:
+        return asked
+    if name != "auto" and asked.type != crew.device.type:
+        raise ValueError(
+            f"the launcher gives each process its device, here {crew.device.type}: leave out --device {name}, "
+            "or for CPUs say accelerate launch --cpu"
+        )
+    return crew.device
 
 
 def share_out(model: nn.Module, shard: bool) -> nn.Module:

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from dit_lab.data.codecs import open_codec
-from dit_lab.data.pictures import write_grid
-from dit_lab.diffusion.sampling import generate
+from dit_lab.data import open_codec, write_grid
+from dit_lab.diffusion import generate
 from dit_lab.training.options import TrainOptions
 from dit_lab.training.parallel import bare, processes
 from dit_lab.training.state import TrainState

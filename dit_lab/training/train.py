@@ -2,26 +2,24 @@
 
 DiT paper, section 4: AdamW at 1e-4 without decay, EMA 0.9999, labels dropped with probability 0.1 for guidance. One
 process or many run the same loop on the same batches:
-`accelerate launch --multi_gpu --num_processes 8 -m dit_lab.training.train …`.
+`accelerate launch --multi_gpu --num_processes 8 -m dit_lab train …`.
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from dit_lab.data.pictures import DataError
-from dit_lab.diffusion.objectives import process_of
-from dit_lab.diffusion.process import Process
+from dit_lab.data import DataError
+from dit_lab.diffusion import Process, process_of
+from dit_lab.models import uses_bf16
 from dit_lab.training.batches import draw, order, parts
 from dit_lab.training.folder import birth, checkpoint, log, open_folder
 from dit_lab.training.options import TrainOptions
@@ -175,19 +173,3 @@ def recomputing(model: nn.Module, asked: bool):
     finally:
         for block in blocks:
             del block.forward
-
-
-def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to autocast to bf16: asked for, or `auto` on a device that computes in it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # x86's names for it, and ARM's.
-    able = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-if __name__ == "__main__":  # what a launcher starts; by name, since the command stands above this room
-    sys.argv.insert(1, "train")
-    import_module("dit_lab.commands.cli").main()

@@ -6,9 +6,8 @@ from numbers import Real
 
 import gradio as gr
 
-from dit_lab.diffusion.objectives import process_of
-from dit_lab.diffusion.sampling import samplers_for
-from dit_lab.models.config import Config
+from dit_lab.diffusion import process_of, samplers_for
+from dit_lab.models import Config
 
 SEED_LIMIT = 2**63
 MAX_STEPS = 1000

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import gradio as gr
 import torch
 
-from dit_lab.data.codecs import Autoencoder, Pixels
-from dit_lab.inside.geometry import token_under
+from dit_lab.data import Autoencoder, Pixels
+from dit_lab.inside import Recording, Trajectory, token_under
 from dit_lab.inside.plots import NOISE_REACH, as_pictures
-from dit_lab.inside.trajectory import Recording, Trajectory
-from dit_lab.models.blocks import BLOCKS
+from dit_lab.models import BLOCKS
 from dit_lab.models.grid_layers import FACTOR
 from dit_lab.ui.controls import SAMPLER_TITLES, defaults, read, whole
 from dit_lab.ui.pictures import atlas, data_uri, pack

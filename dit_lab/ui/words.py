@@ -2,9 +2,7 @@
 
 import re
 
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.config import Config
-from dit_lab.models.udit import UDiTConfig
+from dit_lab.models import BLOCKS, Config, UDiTConfig
 
 
 def stage_words(config: Config) -> list[dict]:

@@ -10,11 +10,8 @@ from pathlib import Path
 import torch
 
 from dit_lab.checkpoints import load
-from dit_lab.data.codecs import picture_codec
-from dit_lab.data.images import open_data
-from dit_lab.evaluation.features import everything, judge, judge_for
-from dit_lab.evaluation.metrics import agreement, frechet_distance
-from dit_lab.evaluation.samples import draw
+from dit_lab.data import open_data, picture_codec
+from dit_lab.evaluation import agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.files import write_json
 from dit_lab.program import run
 

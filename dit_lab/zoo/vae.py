@@ -22,12 +22,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.places import STATE
-from dit_lab.commands.train import pick_device, stop_flag
-from dit_lab.data.codecs import PREVIEW, Autoencoder, fit_preview
-from dit_lab.data.images import open_data
-from dit_lab.data.vaes import FILES, open_vae
+from dit_lab.data import Autoencoder, open_data, open_vae
+from dit_lab.data.codecs import PREVIEW, fit_preview
+from dit_lab.data.vaes import FILES
 from dit_lab.files import atomic, write_json, write_tensors
-from dit_lab.program import run, stop
+from dit_lab.models import pick_device
+from dit_lab.program import run, stop, stop_flag
 from dit_lab.training.batches import order
 from dit_lab.training.folder import keep_state, log, open_folder
 from dit_lab.training.state import TrainState

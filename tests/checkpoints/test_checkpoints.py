@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,12 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors import safe_open
 from safetensors.torch import load_file
-from shared import assert_same
+from shared import ROOT, assert_same
 
 from dit_lab.checkpoints import CheckpointError, load, meta_dit, save
-from dit_lab.data.images import open_data
-from dit_lab.models import presets
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.training.train import TrainOptions, train
+from dit_lab.data import open_data
+from dit_lab.models import BLOCKS, presets
+from dit_lab.training import TrainOptions, train
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 PAPER = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -414,7 +412,7 @@ def test_loading_and_folding_import_no_compiler():
     ask = (
         "import sys, dit_lab; dit_lab.fold(dit_lab.load('mnist_udit').model); sys.exit('torch._dynamo' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", ask], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", ask], cwd=ROOT, check=True)
 
 
 def test_averaged_weights_are_never_taken_for_those_as_trained(tmp_path):

@@ -19,15 +19,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from shared import in_child
+from shared import ROOT, in_child
 
 from dit_lab.checkpoints import CheckpointError, load, meta_dit, save
 from dit_lab.checkpoints.own import json_of
 from dit_lab.commands.convert import convert_command
 from dit_lab.files import store
-from dit_lab.models.presets import build, preset
+from dit_lab.models import build, preset
 
-ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 MB = 2**20
 TENSORS = dict(

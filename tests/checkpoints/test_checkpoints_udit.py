@@ -13,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load as parse
 from safetensors.torch import save as dump
-from shared import assert_same, drawn
+from shared import ROOT, assert_same, drawn
 
 from dit_lab.checkpoints import CheckpointError, load, meta_dit, save, udit
 from dit_lab.checkpoints.own import json_of
-from dit_lab.models.presets import build, preset
-from dit_lab.models.udit import UDiTConfig, fold
+from dit_lab.models import UDiTConfig, build, fold, preset
 
 SHAPE = dict(dim=16, heads=4, depths=(1, 2, 1, 1, 1), in_channels=4, num_classes=10, input_size=32)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -407,7 +406,7 @@ def test_absurd_values_get_a_sentence_soon_and_no_memory(wrong, bare, limited):
 def test_loading_imports_no_compiler(tmp_path):
     folder = save(tmp_path / "m", tiny())
     ask = f"import sys, dit_lab; dit_lab.load({str(folder)!r}); sys.exit('torch._dynamo' in sys.modules)"
-    subprocess.run([sys.executable, "-c", ask], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run([sys.executable, "-c", ask], cwd=ROOT, check=True)
 
 
 # --- converting

@@ -18,7 +18,7 @@ from shared import in_child
 
 from dit_lab.checkpoints import CheckpointError, load, save
 from dit_lab.commands.convert import convert_command
-from dit_lab.models.presets import build
+from dit_lab.models import build
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from dit_lab.commands.bench import alternate, bench, pair, relative_error
-from dit_lab.models.presets import preset
+from dit_lab.commands.bench import alternate, bench_command, pair, relative_error
+from dit_lab.models import preset
 
 
 def test_both_sides_are_the_same_model_up_to_diffusers_copies_of_its_embedders():
@@ -26,7 +26,7 @@ def test_the_two_take_turns_and_warm_up_rounds_do_not_count():
 
 
 def test_the_table_has_a_forward_and_a_training_step_with_their_ratios(capsys):
-    bench(models=("DiT-S/8",), batch=1, rounds=3)
+    bench_command(models=("DiT-S/8",), batch=1, rounds=3)
     out = capsys.readouterr().out
     for what in ("DiT-S/8 forward, fp32", "DiT-S/8 training step, fp32"):
         theirs, ours, ratio = map(float, re.search(rf"{what} +(\d+) ms +(\d+) ms +([\d.]+)x", out).groups())

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import ROOT
 
 from dit_lab.checkpoints import save
 from dit_lab.commands import cli
 from dit_lab.files import add_line, atomic
-from dit_lab.models.presets import build
-
-ROOT = Path(__file__).parents[2]
+from dit_lab.models import build
 
 
 def test_help_lists_the_commands_without_loading_torch():
@@ -39,10 +38,23 @@ def test_a_typo_lists_the_commands(command):
 
 
 def test_every_command_is_there_and_shows_its_options(command):
-    for name, (module, function, _) in cli.COMMANDS.items():
-        assert getattr(import_module(module), function).__doc__
-        code, said, _ = command(name, "--help")
-        assert code == 0 and f"usage: dit_lab {name}" in said
+    groups = {name: group.commands for name, group in cli.COMMANDS.items() if isinstance(group, cli.Group)}
+    single = {(name,): found for name, found in cli.COMMANDS.items() if name not in groups}
+    grouped = {(group, name): found for group, commands in groups.items() for name, found in commands.items()}
+    for words, (module, function, _) in (single | grouped).items():
+        assert getattr(import_module(f"dit_lab.{module}"), function).__doc__
+        code, said, _ = command(*words, "--help")
+        assert code == 0 and f"usage: dit_lab {' '.join(words)}" in said
+
+
+def test_an_experiment_is_named_after_the_word(command):
+    code, said, _ = command("experiment")
+    assert code == 0 and all(f"  {name} " in said for name in ("four-blocks", "ladder", "scaling", "spectrum"))
+    code, _, complaint = command("experiment", "four_blocks")
+    assert code == 2 and complaint.count("\n") == 1
+    assert (
+        "there is no experiment 'four_blocks'; did you mean four-blocks? The experiments are four-blocks," in complaint
+    )
 
 
 def test_train_shows_every_choice(command):
@@ -90,7 +102,7 @@ def test_sample_draws_a_grid_that_its_seed_fixes(checkpoint, command, tmp_path):
 
 
 def test_sample_writes_a_trace_that_opens(checkpoint, command, tmp_path):
-    from dit_lab.inside.trajectory import Trajectory
+    from dit_lab.inside import Trajectory
 
     trace = tmp_path / "t.safetensors"
     code, _, complaint = command(
@@ -118,10 +130,10 @@ def test_sample_tells_bad_input(options, told, checkpoint, command, tmp_path, mo
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["dit_lab.commands.bench", "--models", "foo"], "there is no preset 'foo'"),
-        (["dit_lab.commands.bench", "--rounds", "2"], "a bench needs"),
-        (["dit_lab.commands.bench", "--models", "U-DiT-S"], "diffusers has no U-DiT-S; name DiTs"),
-        (["dit_lab.commands.bench", "--device", "cpu:x"], "'cpu:x' is no device's name"),
+        (["dit_lab", "bench", "--models", "foo"], "there is no preset 'foo'"),
+        (["dit_lab", "bench", "--rounds", "2"], "a bench needs"),
+        (["dit_lab", "bench", "--models", "U-DiT-S"], "diffusers has no U-DiT-S; name DiTs"),
+        (["dit_lab", "bench", "--device", "cpu:x"], "'cpu:x' is no device's name"),
         (["dit_lab.zoo.check", "nosuch"], "nosuch"),
         (["app", "--port", "99999"], "the port must be a number from 1 to 65535"),
     ],

@@ -14,12 +14,9 @@ from shared import assert_same, drawn
 from dit_lab.checkpoints import CheckpointError, diffusers_dit, load, meta_dit, save
 from dit_lab.checkpoints.meta_dit import labels_of
 from dit_lab.commands.convert import WRITERS, convert_command
-from dit_lab.data.codecs import open_codec
-from dit_lab.diffusion.gaussian import Diffusion
-from dit_lab.diffusion.objectives import objective
-from dit_lab.diffusion.sampling import generate
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.presets import build
+from dit_lab.data import open_codec
+from dit_lab.diffusion import Diffusion, generate, objective
+from dit_lab.models import BLOCKS, build
 
 OTHERS = [block for block in BLOCKS if block != "adaln_zero"]
 FOR_A_DIT = [to for to in WRITERS if to != "udit"]

@@ -11,11 +11,8 @@ import torch
 from shared import processes, tiny_vae
 
 from dit_lab.commands.encode import encode_command
-from dit_lab.data.codecs import Autoencoder
-from dit_lab.data.images import open_data
+from dit_lab.data import Autoencoder, DataError, open_data, open_vae
 from dit_lab.data.latents import open_latents, shard_path
-from dit_lab.data.pictures import DataError
-from dit_lab.data.vaes import open_vae
 from dit_lab.program import run
 
 SHARDS = 6

@@ -18,12 +18,11 @@ from shared import processes, stirred
 
 from dit_lab.checkpoints import save
 from dit_lab.commands.evaluate import RESULTS, evaluate_command
-from dit_lab.data.images import Images, open_data
+from dit_lab.data import Images, open_data
 from dit_lab.data.pictures import Encoded
-from dit_lab.evaluation import adm, samples
-from dit_lab.evaluation.features import KEPT, Network, Seen, keep, small_network, train_classifier
-from dit_lab.evaluation.judging import Judging, Reference, measure
-from dit_lab.evaluation.samples import Sampling
+from dit_lab.evaluation import Judging, Network, Sampling, adm, measure, samples, train_classifier
+from dit_lab.evaluation.features import KEPT, Seen, keep, small_network
+from dit_lab.evaluation.judging import Reference
 
 FEW = dict(count=140, batch_size=30, steps=2, cfg_scale=1.5)
 DIGITS = Judging(data="digits")

@@ -6,21 +6,19 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from shared import stirred, tiny_vae
+from shared import ROOT, stirred, tiny_vae
 from torch.testing import assert_close
 
 from dit_lab.checkpoints import save
 from dit_lab.evaluation.features import KEPT
-from dit_lab.models.dit import DiT
+from dit_lab.models import DiT
 
-ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", 2, "--main_process_port", 0]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2]
@@ -86,7 +84,7 @@ def files(folder):
 
 def test_accelerate_trains_in_two_processes_as_one_does(start, tmp_path, command):
     given = [*TRAIN, "--steps", 5, "--save-every", 3, "--sample-every", 5, "--ema-decay", 0.9, 0.5]
-    code, said = finish(start(*ACCELERATE, "-m", "dit_lab.training.train", *given, "--out", tmp_path / "two"), tmp_path)
+    code, said = finish(start(*ACCELERATE, "-m", "dit_lab", "train", *given, "--out", tmp_path / "two"), tmp_path)
     assert code == 0 and said.count("5/5") == 1, said
     assert command("train", *given, "--device", "cpu", "--out", tmp_path / "one")[0] == 0
     assert files(tmp_path / "two") == files(tmp_path / "one")
@@ -97,7 +95,7 @@ def test_a_killed_process_ends_the_launch_and_the_run_goes_on_from_its_last_stat
     """A grid of samples after every step keeps the steps slow, so that the kill comes soon after the first state."""
     state = tmp_path / "run" / "state.safetensors"
     given = ["--steps", 1000, "--save-every", 2, "--sample-every", 1, "--out", tmp_path / "run"]
-    launcher = start(*ACCELERATE, "-m", "dit_lab.training.train", *TRAIN, *given)
+    launcher = start(*ACCELERATE, "-m", "dit_lab", "train", *TRAIN, *given)
     while launcher.poll() is None and not state.exists():
         time.sleep(0.01)
     assert state.exists(), (tmp_path / "said").read_text()

@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from shared import ROOT
 
 import dit_lab.data.vaes
-from dit_lab.data import codecs
-from dit_lab.data.codecs import Autoencoder, FalseColours, LinearPreview, Pixels, false_colours, fit_preview, open_codec
-from dit_lab.data.vaes import open_vae
+from dit_lab.data import Autoencoder, Pixels, codecs, open_codec, open_vae
+from dit_lab.data.codecs import FalseColours, LinearPreview, false_colours, fit_preview
 
-ROOT = Path(__file__).parents[2]
 TINY_KL = {
     "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,
     "block_out_channels": [8, 8], "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": 4,

@@ -4,16 +4,16 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared import ROOT
 
+from dit_lab.data import DataError, open_data
 from dit_lab.data import images as data
-from dit_lab.data.images import DataError, open_data
 from dit_lab.data.pictures import Encoded, most_broken
 
 
@@ -236,7 +236,7 @@ def test_a_broken_folder_is_one_sentence(tmp_path):
 
 def test_without_the_hub_a_local_folder_is_offered(tmp_path):
     ask = "from dit_lab.data.images import open_data; open_data('nobody/nothing')"
-    here = dict(os.environ, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), PYTHONPATH=str(Path(__file__).parents[2]))
+    here = dict(os.environ, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path), PYTHONPATH=str(ROOT))
     said = subprocess.run([sys.executable, "-c", ask], env=here, capture_output=True, text=True).stderr
     last = said.strip().splitlines()[-1]
     assert "DataError: there is no folder nobody/nothing, and as a hub id it does not open" in last
@@ -247,5 +247,5 @@ def test_importing_needs_only_torch_and_numpy():
     ask = (
         "import sys, dit_lab.data.images; sys.exit(any(name in sys.modules for name in ('datasets', 'sklearn', 'PIL')))"
     )
-    here = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]))
+    here = dict(os.environ, PYTHONPATH=str(ROOT))
     assert subprocess.run([sys.executable, "-c", ask], env=here).returncode == 0

@@ -8,9 +8,8 @@ import pytest
 import torch
 from shared import in_child
 
-from dit_lab.data.images import open_data
+from dit_lab.data import DataError, open_data
 from dit_lab.data.latents import open_latents, shard_count, shard_path, shard_range, write_index, write_shard
-from dit_lab.data.pictures import DataError
 
 ABOUT = {
     "vae": "some/vae", "encoder_checksum": "0123", "split": "train", "size": [8, 8],

@@ -9,8 +9,8 @@ from diffusers import DDPMScheduler
 from torch.distributions import Normal, kl_divergence
 from torch.testing import assert_close
 
-from dit_lab.diffusion.gaussian import SCHEDULES, Diffusion, discretised_nll, gaussian_kl
-from dit_lab.diffusion.process import PREDICTIONS
+from dit_lab.diffusion import PREDICTIONS, SCHEDULES, Diffusion
+from dit_lab.diffusion.gaussian import discretised_nll, gaussian_kl
 
 BOTH = pytest.mark.parametrize("schedule", SCHEDULES)
 PIXELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1

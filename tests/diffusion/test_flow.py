@@ -8,12 +8,9 @@ import torch
 from shared import random_model
 from torch.testing import assert_close
 
-from dit_lab.diffusion.flow import Flow
-from dit_lab.diffusion.gaussian import Diffusion
-from dit_lab.diffusion.objectives import PROCESSES, objective, process_of
-from dit_lab.diffusion.process import PREDICTIONS, min_snr_weight
-from dit_lab.diffusion.sampling import sample, samplers_for
-from dit_lab.inside.trajectory import Trajectory, record
+from dit_lab.diffusion import PREDICTIONS, PROCESSES, Diffusion, Flow, objective, process_of, sample, samplers_for
+from dit_lab.diffusion.process import min_snr_weight
+from dit_lab.inside import Trajectory, record
 
 FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
 

@@ -11,11 +11,8 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 from torch.testing import assert_close
 
-from dit_lab.diffusion.gaussian import Diffusion
-from dit_lab.diffusion.process import PREDICTIONS
-from dit_lab.diffusion.sampling import SAMPLERS, generate, sample
-from dit_lab.models.dit import DiTConfig
-from dit_lab.models.presets import build
+from dit_lab.diffusion import PREDICTIONS, SAMPLERS, Diffusion, generate, sample
+from dit_lab.models import DiTConfig, build
 
 SMALL = DiTConfig(input_size=8, patch_size=2, in_channels=4, dim=32, depth=1, heads=2, num_classes=5)
 EPS_1 = dict(in_channels=1, learned_variance=False)

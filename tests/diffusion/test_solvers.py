@@ -9,11 +9,9 @@ from shared import random_model
 from torch import nn
 from torch.testing import assert_close
 
-from dit_lab.diffusion.objectives import process_of
-from dit_lab.diffusion.process import PREDICTIONS
-from dit_lab.diffusion.sampling import generate, sample
+from dit_lab.diffusion import PREDICTIONS, generate, process_of, sample
 from dit_lab.diffusion.solvers import SOLVERS
-from dit_lab.models.config import Config
+from dit_lab.models import Config
 
 FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
 LABELS = [1, 2]

@@ -13,20 +13,11 @@ import torch
 from safetensors import safe_open
 
 import dit_lab
-from dit_lab.data.images import Images, open_data
-from dit_lab.evaluation import features
-from dit_lab.evaluation.features import (
-    Classifier,
-    classifier_for,
-    judge,
-    keep,
-    opened,
-    shipped,
-    small_network,
-    train_classifier,
-    train_command,
-)
+from dit_lab.data import Images, open_data
+from dit_lab.evaluation import Classifier, features, judge, train_classifier
+from dit_lab.evaluation.features import classifier_for, keep, opened, shipped, small_network
 from dit_lab.evaluation.inception import FILE, inception, without_init
+from dit_lab.zoo.judge import judge_command
 
 ZOO = Path(dit_lab.__file__).parent / "zoo"
 CPU = torch.device("cpu")
@@ -94,7 +85,7 @@ def test_a_kept_classifier_of_other_pictures_with_the_same_classes_is_refused(tm
 
 def test_a_network_made_to_ship_is_found_again_by_the_labels_and_the_size_not_by_a_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(features, "JUDGES", tmp_path)
-    train_command(data="digits", out=tmp_path / "whatever.safetensors", epochs=1)
+    judge_command(data="digits", out=tmp_path / "whatever.safetensors", epochs=1)
     with safe_open(tmp_path / "whatever.safetensors", framework="pt") as file:
         about = json.loads(file.metadata()["dit_lab"])
     assert about["data"] == "digits" and about["accuracy"] > 0.5

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from dit_lab.evaluation import metrics
+from dit_lab.evaluation import frechet_distance, inception_score, kernel_distance, metrics, precision_recall
 from dit_lab.evaluation.inception import without_init
-from dit_lab.evaluation.metrics import frechet_distance, inception_score, kernel_distance, precision_recall
 
 
 def features(*, mean, std, count=200_000, seed=0):

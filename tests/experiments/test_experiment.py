@@ -4,46 +4,55 @@ import json
 import math
 import os
 import signal
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from shared import processes, tiny_vae
+from shared import ROOT, processes, tiny_vae
 
 from dit_lab.checkpoints import load
-from dit_lab.data.codecs import open_codec
-from dit_lab.data.images import open_data
-from dit_lab.evaluation.features import judge
-from dit_lab.evaluation.metrics import frechet_distance
-from dit_lab.experiments import four_blocks, ladder, scaling
-from dit_lab.experiments import plots as plots_experiments
-from dit_lab.experiments.experiment import Judge, Plan, experiment, folder_of
-from dit_lab.experiments.four_blocks import PAPER, Shape, blocks_command
-from dit_lab.experiments.scaling import SIZES, Grid, correlation, scaling_command
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.presets import preset
+from dit_lab.commands.cli import EXPERIMENTS
+from dit_lab.data import open_codec, open_data
+from dit_lab.evaluation import frechet_distance, judge
+from dit_lab.experiments import Experiment, FourBlocks, Kept, Ladder, Plan, Scaling, carry_out, plots
+from dit_lab.experiments.experiment import folder_of
+from dit_lab.experiments.four_blocks import PAPER, four_blocks_command
+from dit_lab.experiments.judge import Judge
+from dit_lab.experiments.scaling import SIZES, correlation, scaling_command
+from dit_lab.models import BLOCKS, preset
 
 PLAN = Plan(data="digits", seeds=(0,), steps=(2, 4), batch_size=4, samples=10, sample_steps=2)
-SHAPE = Shape(dim=8, depth=1, heads=1, patch_size=8)
 
 
-def models(images):
-    taken = dict(in_channels=1, input_size=8, num_classes=10)
-    return {"toy/one": preset("DiT-nano/8", dim=16, depth=1, heads=1, **taken)}
+@dataclass(frozen=True)
+class One(Experiment):
+    """An experiment of a single tiny model, whose name has a slash as a rung's has."""
+
+    name, title, files = "one", "One", "one"
+    model: str = "toy/one"
+    dim: int = 16
+
+    def configs(self, images):
+        taken = dict(in_channels=1, input_size=8, num_classes=10)
+        if self.model == "toy/u":
+            return {self.model: preset("U-DiT-S", dim=self.dim, heads=1, depths=(1, 1, 1), **taken)}
+        return {self.model: preset("DiT-nano/8", dim=self.dim, depth=1, heads=1, **taken)}
+
+    @staticmethod
+    def markdown(table):
+        return f"{len(table['runs'])} run"
+
+    @staticmethod
+    def figure(table):
+        return plots.scaling({"S/2": [dict(macs=1e6, frechet=1.0, test_mse=0.1)]})
 
 
-def udits(images):
-    taken = dict(in_channels=1, input_size=8, num_classes=10)
-    return {"toy/u": preset("U-DiT-S", dim=16, heads=1, depths=(1, 1, 1), **taken)}
-
-
-def carried_out(folder, plan=PLAN, die_at=None, models=models):
+def carried_out(folder, plan=PLAN, die_at=None, models=One(), results="results.json"):  # noqa: B008
     """The experiment of one tiny model; with `die_at` the process is killed as it keeps its so-many-th judgement."""
     if die_at:
-        import dit_lab.experiments.experiment as here
-
+        here = import_module("dit_lab.experiments.experiment")
         write, kept = here.write_json, []
 
         def deadly(path, content):
@@ -53,7 +62,7 @@ def carried_out(folder, plan=PLAN, die_at=None, models=models):
             write(path, content)
 
         here.write_json = deadly
-    return experiment(plan, None, models, {}, folder / "runs", folder / "results.json")
+    return carry_out(models, plan, Kept(folder / "runs", folder / results))
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +72,39 @@ def whole(tmp_path_factory):
 
 
 def test_a_run_of_another_model_or_plan_in_the_same_folder_is_refused(whole):
-    results = whole[0] / "others.json"
-    wider = lambda images: {"toy/one": replace(models(images)["toy/one"], dim=24)}
     with pytest.raises(ValueError, match="toy-one-0 holds a run with another model; give --out another folder"):
-        experiment(PLAN, None, wider, {}, whole[0] / "runs", results)
+        carried_out(whole[0], models=One(dim=24), results="others.json")
     with pytest.raises(ValueError, match="another samples"):
-        experiment(replace(PLAN, samples=12), None, models, {}, whole[0] / "runs", results)
-    assert not results.exists()
+        carried_out(whole[0], replace(PLAN, samples=12), results="others.json")
+    assert not (whole[0] / "others.json").exists()
+
+
+def test_results_of_another_model_are_not_mixed_in(whole):
+    with pytest.raises(ValueError, match="results.json was made with another dim; give --results another name"):
+        carried_out(whole[0], models=One(dim=24))
+
+
+def test_every_experiment_has_its_command_and_its_files_under_its_name(whole):
+    """The page says the command that made it, and each command's results are where those that ship are."""
+    page = (whole[0] / "results.md").read_text()
+    assert page.startswith("# One\n") and "written by python -m dit_lab experiment one -->\n1 run\n" in page
+    kinds = {kind.name: kind for kind in (FourBlocks, Ladder, Scaling)}
+    assert kinds.keys() | {"spectrum"} == EXPERIMENTS.keys()
+    for name, kind in kinds.items():
+        results = ROOT / Kept.named(kind.files).results
+        assert results.is_file() and kind().command == f"python -m dit_lab experiment {name}"
+        assert f"<!-- written by {kind().command} -->" in results.with_suffix(".md").read_text()
 
 
 def test_a_udit_that_was_judged_is_not_judged_again(tmp_path):
     """Its config holds tuples, which JSON does not."""
-    first = carried_out(tmp_path, replace(PLAN, steps=(1,)), models=udits)
+    first = carried_out(tmp_path, replace(PLAN, steps=(1,)), models=One(model="toy/u"))
     (tmp_path / "results.json").unlink()
-    assert carried_out(tmp_path, replace(PLAN, steps=(1,)), models=udits) == first
+    assert carried_out(tmp_path, replace(PLAN, steps=(1,)), models=One(model="toy/u")) == first
     (tmp_path / "runs" / "toy-u-0" / "judged.json").write_text("[]")
     (tmp_path / "results.json").unlink()
     with pytest.raises(ValueError, match="judged.json does not say what was judged; give --out another folder"):
-        carried_out(tmp_path, replace(PLAN, steps=(1,)), models=udits)
+        carried_out(tmp_path, replace(PLAN, steps=(1,)), models=One(model="toy/u"))
 
 
 def timeless(table):
@@ -123,7 +147,7 @@ def vae(tmp_path_factory):
 
 def test_models_of_latents_learn_latents_and_are_judged_by_the_pictures_that_their_vae_makes(vae, tmp_path):
     plan = replace(PLAN, vae=str(vae), steps=(2,))
-    scaling_command(Grid(size=None, patches=(2,)), plan, out=tmp_path / "runs", results=tmp_path / "s.json")
+    scaling_command(Scaling(patches=(2,)), plan, Kept(tmp_path / "runs", tmp_path / "s.json"))
     table = json.loads((tmp_path / "s.json").read_text())
     assert [row["tokens"] for row in table["runs"]] == [4] * len(SIZES)
     assert table["settings"]["rebuilt_to_test_frechet"] > table["settings"]["train_to_test_frechet"]
@@ -150,7 +174,7 @@ def test_a_judge_of_latents_measures_rebuilt_pictures_and_encodes_once(vae, tmp_
 
 def test_the_four_blocks_are_trained_judged_and_told(tmp_path):
     results = tmp_path / "blocks.json"
-    blocks_command(SHAPE, PLAN, out=tmp_path / "runs", results=results)
+    four_blocks_command(FourBlocks(dim=8, depth=1, heads=1, patch_size=8), PLAN, Kept(tmp_path / "runs", results))
     assert [row["model"] for row in json.loads(results.read_text())["runs"]] == list(PAPER)
     assert set(PAPER) == set(BLOCKS)
     page = results.with_suffix(".md").read_text()
@@ -161,7 +185,7 @@ def test_the_four_blocks_are_trained_judged_and_told(tmp_path):
 def test_scaling_trains_every_size_with_every_patch(tmp_path):
     results = tmp_path / "scaling.json"
     plan = replace(PLAN, steps=(1,))
-    scaling_command(Grid(size=8, patches=(4, 8)), plan, out=tmp_path / "runs", results=results)
+    scaling_command(Scaling(size=8, patches=(4, 8)), plan, Kept(tmp_path / "runs", results))
     rows = json.loads(results.read_text())["runs"]
     assert [row["model"] for row in rows] == [f"{size}/{patch}" for size in SIZES for patch in (8, 4)]
     assert len(list((tmp_path / "runs").glob("*/judged.json"))) == len(rows)
@@ -182,7 +206,7 @@ def test_models_that_train_are_drawn_with_the_mean_and_the_range_of_their_seeds(
     curve = [dict(step=50, frechet=40.0), dict(step=100, frechet=20.0)]
     run = dict(macs=2e6, losses=[[50, 0.4], [100, 0.2]], curve=curve)
     other = run | {"losses": [[50, 0.6], [100, 0.4]]}
-    figure = plots_experiments.comparison({"one": [run, other], "two": [run]}, batch_size=10)
+    figure = plots.comparison({"one": [run, other], "two": [run]}, batch_size=10)
     loss, steps, spent = figure.axes
     assert np.allclose(loss.lines[0].get_ydata(), [0.5, 0.3]) and np.allclose(loss.lines[1].get_ydata(), [0.4, 0.2])
     assert np.allclose(spent.lines[0].get_xdata(), [50 * 10 * 3 * 2e6 / 1e12, 100 * 10 * 3 * 2e6 / 1e12])
@@ -193,13 +217,13 @@ def test_models_that_train_are_drawn_with_the_mean_and_the_range_of_their_seeds(
 def test_every_model_of_a_scaling_figure_has_its_name():
     run = lambda patch: dict(macs=8e6 / patch, frechet=3.0 * patch, test_mse=0.1)
     named = {f"{size}/{patch}": [run(patch)] for size in "SM" for patch in (2, 4)}
-    assert [text.get_text() for text in plots_experiments.scaling(named).axes[0].texts] == list(named)
+    assert [text.get_text() for text in plots.scaling(named).axes[0].texts] == list(named)
 
 
 def test_a_ladder_has_a_dot_a_run_and_a_bar_at_the_mean_of_each_rung():
     run = dict(test_mse=0.1, frechet=30.0, macs=2e6)
     rungs = {"first": [run, run | {"test_mse": 0.3}], "second": [run]}
-    axes = plots_experiments.ladder(rungs).axes
+    axes = plots.ladder(rungs).axes
     assert [label.get_text() for label in axes[0].get_yticklabels()] == ["first", "second"]
     dots, bar, *_ = axes[0].lines
     assert dots.get_xdata().tolist() == [0.1, 0.3] and bar.get_xdata() == pytest.approx(0.2)
@@ -208,8 +232,8 @@ def test_a_ladder_has_a_dot_a_run_and_a_bar_at_the_mean_of_each_rung():
 
 @pytest.mark.parametrize(
     ("name", "markdown"),
-    [("udit_ladder", ladder.markdown), ("blocks", four_blocks.markdown), ("scaling", scaling.markdown)],
+    [(kind.files, kind.markdown) for kind in (FourBlocks, Ladder, Scaling)],
 )
 def test_a_page_that_ships_has_the_table_of_the_results_beside_it(name, markdown):
-    results = Path(__file__).parents[2] / "docs" / "results" / f"{name}.json"
+    results = ROOT / "docs" / "results" / f"{name}.json"
     assert markdown(json.loads(results.read_text())) in results.with_suffix(".md").read_text()

@@ -9,7 +9,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from shared import random_udit
 
-from dit_lab.inside import plots
+from dit_lab.inside import feature_spectra, plots, record
 from dit_lab.inside.plots import (
     as_pictures,
     attention_overlay,
@@ -20,10 +20,8 @@ from dit_lab.inside.plots import (
     spectrum,
     trajectory_strip,
 )
-from dit_lab.inside.spectrum import feature_spectra
-from dit_lab.inside.trajectory import record
-from dit_lab.models.presets import build
-from dit_lab.training.train import TrainStep
+from dit_lab.models import build
+from dit_lab.training import TrainStep
 
 
 @pytest.fixture(scope="module")

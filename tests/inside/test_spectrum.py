@@ -6,10 +6,9 @@ import pytest
 import torch
 from shared import random_model, random_udit
 
-from dit_lab.inside.spectrum import feature_spectra, frequencies, low_share, power_of, radius, ring_means
-from dit_lab.inside.trace import TraceError, watch
-from dit_lab.inside.trajectory import record
-from dit_lab.models.presets import build
+from dit_lab.inside import TraceError, feature_spectra, record, watch
+from dit_lab.inside.spectrum import frequencies, low_share, power_of, radius, ring_means
+from dit_lab.models import build
 
 
 def wave(rows, columns, down, across):

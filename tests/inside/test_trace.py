@@ -7,9 +7,9 @@ import torch
 from einops import einsum
 from shared import random_model, random_udit
 
-from dit_lab.inside.geometry import Box, interleaved, token_at, token_box, token_under
-from dit_lab.inside.trace import TraceError, watch
-from dit_lab.models.blocks import BLOCKS
+from dit_lab.inside import Box, TraceError, token_at, token_box, token_under, watch
+from dit_lab.inside.geometry import interleaved
+from dit_lab.models import BLOCKS
 
 INPUTS = (
     torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)),

@@ -11,11 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from shared import random_model, random_udit
 
-from dit_lab.diffusion.sampling import generate, sample
-from dit_lab.inside.geometry import token_under
-from dit_lab.inside.trace import TraceError, watch
-from dit_lab.inside.trajectory import Recording, Trajectory, record
-from dit_lab.models.blocks import BLOCKS
+from dit_lab.diffusion import generate, sample
+from dit_lab.inside import Recording, TraceError, Trajectory, record, token_under, watch
+from dit_lab.models import BLOCKS
 
 OPTIONS = dict(steps=4, cfg_scale=2.0, seed=3)
 LABELS = [1, 5]

@@ -4,13 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dit_lab.models.blocks import BLOCKS, Block
+from dit_lab.models import BLOCKS, Block, build
 from dit_lab.models.blocks.adaln import AdaLN
 from dit_lab.models.blocks.adaln_zero import AdaLNZero
 from dit_lab.models.blocks.cross_attention import CrossAttentionBlock
 from dit_lab.models.blocks.in_context import InContext
 from dit_lab.models.layers import MLP, Attention, LayerNorm, ModulatedNorm, PlainNorm
-from dit_lab.models.presets import build
 
 DIM, HEADS = 32, 4
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dit_lab.models.count import ELSEWHERE, Row, count, count_command
+from dit_lab.commands.count import count_command
+from dit_lab.models import build, count, ladder, preset
+from dit_lab.models.count import ELSEWHERE, Row
 from dit_lab.models.layers import Attention
-from dit_lab.models.presets import build, ladder, preset
 
 # Table 1 of the DiT paper: "Gflops" (which are GMACs) as printed, and millions of parameters.
 TABLE_1 = {

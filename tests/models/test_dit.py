@@ -4,10 +4,8 @@ import pytest
 import torch
 from einops import rearrange
 
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.dit import DiTConfig
+from dit_lab.models import BLOCKS, DiTConfig, build
 from dit_lab.models.layers import Attend, position_table
-from dit_lab.models.presets import build
 
 SMALL = dict(input_size=8, patch_size=2, dim=32, depth=2, heads=4, num_classes=10)
 T = torch.tensor([3, 900])

@@ -7,11 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from dit_lab.models.blocks import BLOCKS
-from dit_lab.models.config import Config
-from dit_lab.models.dit import DiT, DiTConfig
-from dit_lab.models.presets import PRESETS, build, config_of, ladder, preset
-from dit_lab.models.udit import UDiT, UDiTConfig
+from dit_lab.models import BLOCKS, PRESETS, Config, DiT, DiTConfig, UDiT, UDiTConfig, build, config_of, ladder, preset
 
 # Table 1 of the paper: layers, width, heads.
 SHAPES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}

@@ -10,10 +10,8 @@ import torch.nn.functional as F
 from test_grid_layers import attention_by_hand, convolved, mlp_by_hand, randomised, under
 
 import dit_lab
-from dit_lab.models.blocks import BLOCKS
+from dit_lab.models import BLOCKS, UDiTConfig, build, fold
 from dit_lab.models.layers import Attend, timestep_waves
-from dit_lab.models.presets import build
-from dit_lab.models.udit import UDiTConfig, fold
 
 SMALL = dict(input_size=8, dim=16, heads=2, depths=(1, 1, 1, 1, 1), num_classes=10)
 T = torch.tensor([3, 900])

@@ -9,10 +9,10 @@ from shared import random_model, random_udit
 
 from dit_lab.checkpoints import load, save
 from dit_lab.commands.train import train_command
-from dit_lab.data.images import Images, open_data
+from dit_lab.data import Images, open_data
 from dit_lab.models.layers import position_table
 from dit_lab.program import run
-from dit_lab.training.fine_tune import adapted
+from dit_lab.training import adapted
 
 LETTERS = ["a", "b", "c", "d", "e"]
 

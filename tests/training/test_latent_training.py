@@ -16,18 +16,12 @@ from dit_lab.checkpoints import load, save
 from dit_lab.commands.encode import encode_command
 from dit_lab.commands.evaluate import evaluate_command
 from dit_lab.commands.train import ModelOptions, train_command
-from dit_lab.data.codecs import codec_of, picture_codec
-from dit_lab.data.images import Images, open_data
-from dit_lab.data.latents import Latents, is_cache, open_latents
-from dit_lab.data.pictures import DataError
-from dit_lab.data.vaes import open_vae
-from dit_lab.diffusion.sampling import generate
-from dit_lab.evaluation.judging import Judging
-from dit_lab.evaluation.samples import Sampling
-from dit_lab.models.presets import build
-from dit_lab.training.fine_tune import adapted
-from dit_lab.training.options import TrainOptions
-from dit_lab.training.train import train
+from dit_lab.data import DataError, Images, Latents, codec_of, open_data, open_vae, picture_codec
+from dit_lab.data.latents import is_cache, open_latents
+from dit_lab.diffusion import generate
+from dit_lab.evaluation import Judging, Sampling
+from dit_lab.models import build
+from dit_lab.training import TrainOptions, adapted, train
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FACTOR = 0.18215

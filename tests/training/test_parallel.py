@@ -7,21 +7,19 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from shared import launch
+from shared import ROOT, launch
 from torch.testing import assert_close
 
-from dit_lab.commands.train import device_of, follow
-from dit_lab.data.images import open_data
-from dit_lab.models.presets import build
+from dit_lab.commands.train import follow
+from dit_lab.data import open_data
+from dit_lab.models import build
+from dit_lab.training import TrainOptions, device_of, train
 from dit_lab.training.batches import parts
-from dit_lab.training.options import TrainOptions
-from dit_lab.training.train import train
 
 OPTIONS = TrainOptions(
     steps=6, batch_size=8, lr=2e-3, ema_decay=(0.9, 0.5), clip=0.5, precision="fp32", save_every=3, sample_every=6
@@ -157,7 +155,7 @@ def test_when_a_process_dies_all_stop_with_its_error(tmp_path):
         "for step in train(model, images, TrainOptions(steps=10**6, batch_size=4), out='run'):\n"
         "    pass\n"
     )
-    begun, root = time.monotonic(), str(Path(__file__).parents[2])
+    begun, root = time.monotonic(), str(ROOT)
     ended = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root},

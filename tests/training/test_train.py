@@ -14,14 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from dit_lab.checkpoints import load
 from dit_lab.commands.train import train_command
-from dit_lab.data.images import Images, open_data
-from dit_lab.diffusion.gaussian import Diffusion
-from dit_lab.diffusion.sampling import generate
-from dit_lab.models.presets import build
+from dit_lab.data import Images, open_data
+from dit_lab.diffusion import Diffusion, generate
+from dit_lab.models import build, uses_bf16
 from dit_lab.program import run
+from dit_lab.training import NonFiniteLoss, TrainOptions, train
 from dit_lab.training.batches import draw, order
 from dit_lab.training.state import TrainState
-from dit_lab.training.train import NonFiniteLoss, TrainOptions, train, uses_bf16
 
 plain_compile = torch.nn.Module.compile
 QUICK = TrainOptions(steps=3, batch_size=4)

@@ -5,28 +5,29 @@ import json
 import subprocess
 import sys
 from base64 import b64decode
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from shared import stirred
+from shared import ROOT, stirred
 
 gr = pytest.importorskip("gradio")
 httpx = pytest.importorskip("httpx")
 
 from dit_lab.checkpoints import Loaded, load, save  # noqa: E402
-from dit_lab.data.codecs import open_codec  # noqa: E402
-from dit_lab.models.blocks import BLOCKS  # noqa: E402
-from dit_lab.models.count import count  # noqa: E402
-from dit_lab.models.presets import build, preset  # noqa: E402
+from dit_lab.data import open_codec  # noqa: E402
+from dit_lab.models import (  # noqa: E402
+    BLOCKS,  # noqa: E402
+    build,
+    count,  # noqa: E402
+    preset,
+)
 from dit_lab.ui import build_app, launch_options  # noqa: E402
 from dit_lab.ui.pictures import atlas, pack  # noqa: E402
 from dit_lab.ui.studio import Studio  # noqa: E402
 from dit_lab.ui.words import facts  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
 GOOD = {"label": 2, "seed": "5", "steps": 4, "sampler": "ddim", "cfg_scale": 2.0}
 SHAPE = {"dim": 32, "depth": 2, "heads": 2, "patch_size": 4, "input_size": (8, 12), "in_channels": 1, "num_classes": 3}
 
@@ -327,4 +328,4 @@ def test_a_checkpoint_that_cannot_be_loaded_is_one_sentence_and_exit_code_2(tmp_
     command = [sys.executable, "app.py", "--checkpoint", str(tmp_path / "gone")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("app.py: ") and "gone" in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("dit_lab: ") and "gone" in done.stderr and done.stderr.count("\n") == 1

@@ -9,19 +9,16 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from shared import stirred
+from shared import ROOT, stirred
 
-from dit_lab.checkpoints import save
-from dit_lab.checkpoints.places import zoo
+from dit_lab.checkpoints import save, zoo
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 
-ROOT = Path(__file__).parents[2]
 QUIET = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync")
 FLAGS = [f"--{flag}" for flag in ("no-sandbox", "disable-gpu", *QUIET)]
 # Bounded, and wide enough for a machine with other work to do.

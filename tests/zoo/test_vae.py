@@ -11,9 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from shared import processes
 
-from dit_lab.data.codecs import Autoencoder, LinearPreview, open_codec, preview_of
-from dit_lab.data.images import open_data
-from dit_lab.data.vaes import open_vae, zoo_vaes
+from dit_lab.data import Autoencoder, open_codec, open_data, open_vae, zoo_vaes
+from dit_lab.data.codecs import LinearPreview, preview_of
 from dit_lab.program import run
 from dit_lab.zoo import vae as recipe
 from dit_lab.zoo.vae import VaeOptions, psnr, vae_command

@@ -11,14 +11,12 @@ from safetensors import safe_open
 from shared import stirred, tiny_vae
 
 import dit_lab
-from dit_lab.checkpoints import save
-from dit_lab.checkpoints.places import zoo
+from dit_lab.checkpoints import save, zoo
 from dit_lab.checkpoints.reading import read_safetensors
-from dit_lab.data.codecs import Autoencoder, codec_of, open_codec
-from dit_lab.evaluation.features import JUDGES, KEPT, Classifier, everything, judge, opened, shipped
-from dit_lab.evaluation.metrics import agreement, frechet_distance
-from dit_lab.evaluation.samples import draw
-from dit_lab.models.blocks import BLOCKS
+from dit_lab.data import Autoencoder, codec_of, open_codec
+from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge
+from dit_lab.evaluation.features import JUDGES, KEPT, opened, shipped
+from dit_lab.models import BLOCKS
 from dit_lab.zoo.check import check
 
 ZOO = Path(dit_lab.__file__).parent / "zoo"
@@ -59,7 +57,7 @@ def test_a_zoo_model_is_fp16_and_at_most_8_mb_with_a_half_to_4_million_parameter
 def test_a_zoo_model_comes_with_its_recipe_loss_log_and_pictures(name):
     folder = ZOO / name
     recipe = (folder / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"python -m dit_lab(\.experiments\.four_blocks| train) [^`]*--seeds? 0", recipe)
+    assert re.search(r"python -m dit_lab (experiment four-blocks|train) [^`]*--seeds? 0", recipe)
     assert all((folder / picture).is_file() for picture in re.findall(r"\]\(([\w.]+)\)", recipe))
     steps = [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)

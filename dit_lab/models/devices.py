@@ -1,0 +1,31 @@
+"""Where a model computes, and whether in half the bits: what is there, and what the machine is fast in."""
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that is there. Raises ValueError on one that is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    usable = ", ".join(kind for kind in there if there[kind])
+    if not there.get(name.partition(":")[0], False):
+        raise ValueError(f"there is no device {name!r} here; there is {usable}")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} is no device's name; there is {usable}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"there is no device {name!r} here; the last is cuda:{torch.cuda.device_count() - 1}")
+    return device
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether to autocast to bf16: asked for, or `auto` on a device that computes in it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # x86's names for it, and ARM's.
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

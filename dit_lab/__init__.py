@@ -3,6 +3,7 @@
 The public names come from their wings when they are first used, so that importing the package costs nothing.
 """
 
+import sys
 from importlib import import_module
 
 
@@ -17,7 +18,7 @@ def lazily(package: str, homes: dict[str, str]):
             raise AttributeError(f"{package} has no {name!r}; its public names are {', '.join(homes)}")
         return getattr(import_module(f"{package}.{homes[name]}"), name)
 
-    return get, lambda: sorted(homes), list(homes)
+    return get, lambda: sorted({*vars(sys.modules[package]), *homes}), list(homes)
 
 
 __getattr__, __dir__, __all__ = lazily(

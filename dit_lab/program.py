@@ -11,6 +11,7 @@ LESS = {
     "dit_lab sample": "ask for fewer --labels at once, or take --device cpu",
     "dit_lab evaluate": "take a smaller --batch-size, and --out another folder",
     "dit_lab bench": "take a smaller --batch",
+    "dit_lab experiment spectrum": "ask for fewer --samples",
     "app.py": "take a smaller --checkpoint, or --device cpu",
 }
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # as torch says it, by device

@@ -2,16 +2,6 @@
 
 from dit_lab import lazily
 
-# When first used: the list alone must not wait for PyTorch.
-__getattr__, __dir__, __all__ = lazily(
-    __name__,
-    {
-        "train_command": "train",
-        "sample_command": "sample",
-        "evaluate_command": "evaluate",
-        "encode_command": "encode",
-        "convert_command": "convert",
-        "count_command": "count",
-        "bench_command": "bench",
-    },
-)
+# When first used: the list of commands alone must not wait for PyTorch.
+COMMANDS = "train", "sample", "evaluate", "encode", "convert", "count", "bench"
+__getattr__, __dir__, __all__ = lazily(__name__, {f"{name}_command": name for name in COMMANDS})

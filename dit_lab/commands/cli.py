@@ -26,6 +26,7 @@ class Group(NamedTuple):
     what: str
 
 
+# By name and not imported: this list must be quick. It is also how a command reaches the experiments, a floor above.
 EXPERIMENTS = {
     "four-blocks": Command("experiments.four_blocks", "four_blocks_command", "four ways to condition, compared"),
     "ladder": Command("experiments.ladder", "ladder_command", "from DiT to U-DiT, step by step"),

@@ -29,9 +29,9 @@ AGAIN = "run the same encode command again, which writes what is missing"
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Encoded pictures, with the contract of `data.Images`; of the shards' files only what is asked for is read.
+    """Encoded pictures, with the contract of `images.Images`; of the shards' files only what is asked for is read.
 
-    `about` is what the latents were made from and with (`encode.about`), `slices` the shards' tensors by name.
+    `about` is what the latents were made from and with (`encoding.about`), `slices` the shards' tensors by name.
     """
 
     about: dict

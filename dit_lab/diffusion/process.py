@@ -1,6 +1,6 @@
 """From picture to noise, and what a network says about a point between: x_t = a x0 + s eps.
 
-A process is a, the picture's factor, and s, the noise's, at each of its steps: `diffusion.Diffusion` (the paper's) or
+A process is a, the picture's factor, and s, the noise's, at each of its steps: `gaussian.Diffusion` (the paper's) or
 `flow.Flow`. What the network predicts there is a row of `PREDICTIONS`. The network is only a callable here:
 `model(x, t, y) -> out`.
 """

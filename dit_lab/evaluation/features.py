@@ -1,7 +1,7 @@
 """Networks that look at pictures for a judge: a small classifier of our own, and Inception where its weights are.
 
 The small ones saw real training pictures only. Those in `zoo/judges` ship with the package; for other pictures one is
-trained when it is first needed. `python -m dit_lab.evaluation.features` makes one to ship.
+trained when it is first needed. `python -m dit_lab.zoo.judge` makes one to ship.
 """
 
 from collections.abc import Callable, Iterable

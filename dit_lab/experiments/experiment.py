@@ -59,10 +59,10 @@ class Experiment(ABC):
     def figure(table: dict):
         """The results as a figure of Matplotlib."""
 
-    @property
-    def command(self) -> str:
+    @classmethod
+    def command(cls) -> str:
         """What carries it out, as the page says it."""
-        return f"python -m dit_lab experiment {self.name}"
+        return f"python -m dit_lab experiment {cls.name}"
 
 
 def command_of(kind: type[Experiment], plan: Plan = Plan()) -> Callable:  # noqa: B008
@@ -84,7 +84,7 @@ def carry_out(models: Experiment, plan: Plan, kept: Kept) -> dict:
     """Train and judge what is not yet, and write the figure and the page. Returns the results."""
     table = compared(models, plan, kept)
     save_figure(models.figure(table), kept.results.with_suffix(".png"))
-    write_page(kept.results.with_suffix(".md"), models.title, models.command, models.markdown(table))
+    write_page(kept.results.with_suffix(".md"), models.title, models.command(), models.markdown(table))
     return table
 
 

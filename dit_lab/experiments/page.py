@@ -1,10 +1,12 @@
 """What came out of an experiment, as a page: its table, how its figures were made, and what people wrote around."""
 
+import re
 from pathlib import Path
 
 from dit_lab.experiments.judge import MEASURED, REBUILT
 from dit_lab.files import atomic
 
+WRITTEN = re.compile(r"<!-- written by .*? -->")  # whatever the command was called then
 END = "<!-- end -->"
 
 
@@ -46,7 +48,7 @@ def write_page(page: Path, title: str, command: str, written: str) -> None:
     """Put what a command wrote between its marks in a page; what people wrote around them stays."""
     begin = f"<!-- written by {command} -->"
     text = page.read_text(encoding="utf-8") if page.is_file() else f"# {title}\n\n{begin}{END}\n"
-    before, after = text.partition(begin)[0], text.partition(END)[2]
+    before, after = WRITTEN.split(text, maxsplit=1)[0], text.partition(END)[2]
     with atomic(page) as partial:
         partial.write_text(f"{before}{begin}\n{written}\n{END}{after}", encoding="utf-8")
 

@@ -52,7 +52,7 @@ def sources(checkpoints: tuple[str, ...], ladder: Path, seed: int) -> dict[str, 
     rungs = {name: folder_of(ladder, name, seed) for name in RUNGS}
     if missing := [folder for folder in rungs.values() if not folder.is_dir()]:
         raise ValueError(
-            f"there is no {missing[0]}: train the rungs with {Ladder().command}, say with --ladder where they are, "
+            f"there is no {missing[0]}: train the rungs with {Ladder.command()}, say with --ladder where they are, "
             "or name checkpoints"
         )
     return {name: str(folder) for name, folder in rungs.items()}

@@ -1,4 +1,4 @@
-"""What is trained: layers, the conditioning blocks, DiT and U-DiT, the presets that name them, and what they cost."""
+"""What is trained: layers, the conditioning blocks, DiT and U-DiT, presets, what they cost, and where they compute."""
 
 from dit_lab.models.blocks import BLOCKS, Block
 from dit_lab.models.config import Config

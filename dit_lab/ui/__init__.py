@@ -10,6 +10,8 @@ from dit_lab.ui.assets import asset, panel  # noqa: E402
 from dit_lab.ui.controls import controls  # noqa: E402
 from dit_lab.ui.studio import Studio  # noqa: E402
 
+__all__ = ["build_app", "launch_options"]
+
 # Runs of a session are dropped an hour after they were made.
 KEEP_SECONDS = 3600
 MODEL_WORK = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private"}

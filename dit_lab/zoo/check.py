@@ -12,8 +12,10 @@ import torch
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data, picture_codec
 from dit_lab.evaluation import agreement, draw, everything, frechet_distance, judge, judge_for
-from dit_lab.files import write_json
+from dit_lab.files import make_folder, writable, write_json
 from dit_lab.program import run
+
+FIGURES = "figures.json"
 
 
 def check(
@@ -45,6 +47,7 @@ def check(
     loaded = load(name)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
+    writable(out / FIGURES)
     codec = picture_codec(loaded, vae)
     size = loaded.config.size[0] * codec.factor
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
@@ -64,7 +67,8 @@ def check(
             "samples_to_test": frechet_distance(judge(classifier, drawn)[1], test_features),
             "train_to_test": frechet_distance(train_features, test_features),
         }  # fmt: skip
-    write_json(out / "figures.json", figures)
+    make_folder(out)
+    write_json(out / FIGURES, figures)
     print(json.dumps(figures, indent=2))
     return figures
 

@@ -181,7 +181,7 @@ def test_other_pictures_of_the_same_number_and_labels_are_not_mixed_in(whole, va
 
 def test_latents_of_another_version_are_not_gone_on_with(whole, vaes, tmp_path, command, monkeypatch):
     out = copied(whole, tmp_path / "out")
-    monkeypatch.setattr("dit_lab.commands.encode.VERSION", 4)
+    monkeypatch.setattr("dit_lab.data.encoding.VERSION", 4)
     code, said = encode(command, vaes / "kl", out)
     assert code == 2 and f"{out} holds latents that another version of dit_lab made; choose another folder" in said
 

@@ -92,8 +92,8 @@ def test_every_experiment_has_its_command_and_its_files_under_its_name(whole):
     assert kinds.keys() | {"spectrum"} == EXPERIMENTS.keys()
     for name, kind in kinds.items():
         results = ROOT / Kept.named(kind.files).results
-        assert results.is_file() and kind().command == f"python -m dit_lab experiment {name}"
-        assert f"<!-- written by {kind().command} -->" in results.with_suffix(".md").read_text()
+        assert results.is_file() and kind.command() == f"python -m dit_lab experiment {name}"
+        assert f"<!-- written by {kind.command()} -->" in results.with_suffix(".md").read_text()
 
 
 def test_a_udit_that_was_judged_is_not_judged_again(tmp_path):

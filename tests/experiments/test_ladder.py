@@ -24,7 +24,7 @@ def done(tmp_path_factory):
     ladder_command(SCALE, TINY, kept)
     first = json.loads(kept.results.read_text())
     page = kept.results.with_suffix(".md")
-    page.write_text(page.read_text() + "\nWhat a person wrote.\n")
+    page.write_text(page.read_text().replace(SCALE.command(), "an older command") + "\nWhat a person wrote.\n")
     ladder_command(SCALE, TINY, kept)
     return first, kept
 
@@ -40,7 +40,7 @@ def test_every_rung_is_trained_and_judged_and_nothing_twice(done):
 
 def test_the_page_has_the_table_between_its_marks_and_keeps_what_people_wrote(done):
     page = done[1].results.with_suffix(".md").read_text()
-    assert page.count(SCALE.command) == page.count(END) == 1 and page.endswith("What a person wrote.\n")
+    assert page.count(SCALE.command()) == page.count(END) == 1 and page.endswith("What a person wrote.\n")
     rows = [line for line in page.splitlines() if line.startswith("| toy/")]
     assert [row.split(" | ")[0][2:] for row in rows] == list(ladder())
     assert "Seeds 0;" in page

@@ -17,12 +17,7 @@ httpx = pytest.importorskip("httpx")
 
 from dit_lab.checkpoints import Loaded, load, save  # noqa: E402
 from dit_lab.data import open_codec  # noqa: E402
-from dit_lab.models import (  # noqa: E402
-    BLOCKS,  # noqa: E402
-    build,
-    count,  # noqa: E402
-    preset,
-)
+from dit_lab.models import BLOCKS, build, count, preset  # noqa: E402
 from dit_lab.ui import build_app, launch_options  # noqa: E402
 from dit_lab.ui.pictures import atlas, pack  # noqa: E402
 from dit_lab.ui.studio import Studio  # noqa: E402

@@ -43,6 +43,7 @@ def spectrum_command(
     make_folder(results.parent)
     save_figure(plots.spectrum(spectra), results.with_suffix(".png"))
     write_json(results, {name: seen.as_json() for name, seen in spectra.items()})
+    print(f"{results}, {results.with_suffix('.png')}: the spectra of {', '.join(spectra)}")
 
 
 def sources(checkpoints: tuple[str, ...], ladder: Path, seed: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """How a typed function becomes a program: its arguments from its signature, its refusals as one sentence."""
 
+import reprlib
 import signal
 import sys
 from collections.abc import Callable
@@ -60,6 +61,22 @@ def stop_flag():
         yield stopped
     finally:
         put_back()
+
+
+def quoted(value, most: int = 80) -> str:
+    """A value of a file or an argument as a sentence shows it: as Python spells it, on one line, cut at `most` letters.
+
+    However large or deep it is, this takes no time: what would be cut is not spelt.
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = most
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 3, 4, 4, 4
+    try:
+        text = short.repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python spells
+        text = f"a {type(value).__name__} that is too large"
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def out_of_memory(error: Exception) -> bool:

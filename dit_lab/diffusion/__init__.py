@@ -1,12 +1,12 @@
 """Noise and back: the processes, what a network predicts in them, and the samplers that walk them."""
 
-from dit_lab.diffusion.flow import Flow
+from dit_lab.diffusion.flow import Flow, SiT
 from dit_lab.diffusion.gaussian import SCHEDULES, Diffusion
 from dit_lab.diffusion.objectives import PROCESSES, objective, process_of
 from dit_lab.diffusion.process import PREDICTIONS, Process
 from dit_lab.diffusion.sampling import SAMPLERS, Step, generate, sample, samplers_for
 
 __all__ = [
-    "Diffusion", "Flow", "PREDICTIONS", "PROCESSES", "Process", "SAMPLERS", "SCHEDULES", "Step", "generate",
+    "Diffusion", "Flow", "PREDICTIONS", "PROCESSES", "Process", "SAMPLERS", "SCHEDULES", "SiT", "Step", "generate",
     "objective", "process_of", "sample", "samplers_for",
 ]  # fmt: skip

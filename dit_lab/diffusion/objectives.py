@@ -1,13 +1,14 @@
 """What a network is trained for, by name: a process, and what is predicted in it. The network itself never knows.
 
-`schedule` names the process (`linear` and `cosine` diffusions, `flow`), `prediction` a row of `process.PREDICTIONS`.
+`schedule` names the process (`linear` and `cosine` diffusions, `flow`, and `sit`, the flow as SiT trains it),
+`prediction` a row of `process.PREDICTIONS`.
 """
 
-from dit_lab.diffusion.flow import Flow
+from dit_lab.diffusion.flow import Flow, SiT
 from dit_lab.diffusion.gaussian import SCHEDULES, Diffusion
 from dit_lab.diffusion.process import Process
 
-PROCESSES = {**dict.fromkeys(SCHEDULES, Diffusion), "flow": Flow}
+PROCESSES = {**dict.fromkeys(SCHEDULES, Diffusion), "flow": Flow, "sit": SiT}
 
 
 def process_of(config) -> Process:
@@ -25,9 +26,9 @@ def objective(schedule: str | None = None, prediction: str | None = None, learne
 
     Diffusions predict eps and learn their variance, as in the paper; flow matching predicts the velocity.
     """
-    flow = schedule == "flow"
+    velocity = {"flow": Flow.prediction, "sit": SiT.prediction}.get(schedule)
     return {
         "schedule": schedule or "linear",
-        "prediction": prediction or ("velocity" if flow else "eps"),
-        "learned_variance": not flow if learned_variance is None else learned_variance,
+        "prediction": prediction or velocity or "eps",
+        "learned_variance": velocity is None if learned_variance is None else learned_variance,
     }

@@ -26,6 +26,7 @@ PREDICTIONS = {
     "x0": Prediction(lambda x0, eps, a, s: x0, lambda x, out, a, s: out),
     "v": Prediction(lambda x0, eps, a, s: a * eps - s * x0, lambda x, out, a, s: a * x - s * out),
     "velocity": Prediction(lambda x0, eps, a, s: eps - x0, lambda x, out, a, s: (x - s * out) / (a + s)),
+    "sit_velocity": Prediction(lambda x0, eps, a, s: x0 - eps, lambda x, out, a, s: (x + s * out) / (a + s)),
 }
 
 

@@ -35,7 +35,7 @@ class Controls:
 def defaults(config: Config) -> dict:
     """What the controls show at first: a label and the options of `sample`."""
     label = min(7, max(config.num_classes - 1, 0))
-    sampler = "euler" if config.schedule == "flow" else "ddim"
+    sampler = "euler" if config.schedule in ("flow", "sit") else "ddim"
     cfg_scale = 2.0 if config.num_classes else 1.0
     return {"label": label, "seed": 0, "steps": 50, "sampler": sampler, "cfg_scale": cfg_scale}
 

@@ -5,10 +5,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from einops import rearrange
 from shared import random_model
 from torch.testing import assert_close
 
-from dit_lab.diffusion import PREDICTIONS, PROCESSES, Diffusion, Flow, objective, process_of, sample, samplers_for
+from dit_lab.diffusion import (
+    PREDICTIONS,
+    PROCESSES,
+    Diffusion,
+    Flow,
+    SiT,
+    generate,
+    objective,
+    process_of,
+    sample,
+    samplers_for,
+)
 from dit_lab.diffusion.process import min_snr_weight
 from dit_lab.inside import Trajectory, record
 
@@ -102,7 +114,7 @@ def test_unknown_schedules_are_refused_by_name():
 def test_every_schedule_has_an_objective_that_fits_it(schedule):
     config = SimpleNamespace(**objective(schedule))
     assert isinstance(process_of(config), PROCESSES[schedule])
-    assert config.learned_variance == (schedule != "flow")
+    assert config.learned_variance == (schedule not in ("flow", "sit"))
     assert objective(schedule, "x0", False) == dict(schedule=schedule, prediction="x0", learned_variance=False)
 
 
@@ -155,3 +167,33 @@ def test_a_run_of_flow_matching_is_recorded_saved_and_looked_into(tmp_path):
     assert loaded.t == trajectory.t
     rows = loaded.attention(model, 1, block=1)
     assert_close(rows.sum(-1), torch.ones(rows.shape[:-1]))
+
+
+def test_a_sit_sampled_by_euler_is_its_ode_from_noise_to_picture_in_its_own_time():
+    """An Euler solver of a few lines in SiT's words: x moves by v(x, s) ds, s from 0 to 1; the network is told s."""
+    torch.manual_seed(0)
+    weight = torch.randn(3)
+
+    def network(x, s, y):
+        return torch.tanh(x * weight[0] + rearrange(s, "b -> b 1 1 1") * weight[1] + y.sum() * weight[2] / 10)
+
+    config = SimpleNamespace(
+        **objective("sit"), in_channels=2, size=(4, 4), num_classes=3, input_size=4, out_channels=2
+    )  # fmt: skip
+    model = torch.nn.Linear(1, 1)  # for its device and dtype
+    model.config, model.forward = config, network
+    start = torch.randn(1, 2, 4, 4)
+    ours = generate(model, [1], sampler="euler", steps=20, noise=lambda shape: start)
+    x = start
+    for k in range(20):
+        x = x + network(x, torch.full((1,), k / 20), torch.tensor([1])) / 20
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-5)
+
+
+def test_a_sit_learns_what_a_flow_does_with_the_opposite_sign():
+    x0, eps, i, y = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2), torch.rand(4) * 999, torch.zeros(4).long()
+    told = []
+    flow = Flow().losses(lambda x, t, y: told.append(t) or 0.3 * x, x0, i, y, eps)
+    sit = SiT().losses(lambda x, s, y: told.append(s) or -0.3 * x, x0, i, y, eps)
+    assert torch.equal(flow.mse, sit.mse)
+    torch.testing.assert_close(1 - told[0] / 1000, told[1])

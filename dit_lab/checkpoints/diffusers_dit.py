@@ -7,11 +7,14 @@ timestep embedding, 1e-5 in the second norm); here these weights run with the or
 import torch
 from einops import rearrange
 
+from dit_lab.checkpoints.diffusers_schedulers import trained_with
 from dit_lab.checkpoints.meta_dit import KINDS
 from dit_lab.checkpoints.meta_dit import labels_of as imagenet_labels
 from dit_lab.checkpoints.reading import CheckpointError
 from dit_lab.models import Config, DiTConfig
+from dit_lab.models.config import is_whole
 from dit_lab.models.layers import position_table
+from dit_lab.program import quoted
 
 NAME = "diffusers"
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
@@ -30,9 +33,6 @@ BLOCK = {
     "ff.net.2": "mlp.down",
 }
 QKV = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
-# What their scheduler's config calls what ours call so.
-PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
 
 
 def matches(tensors: dict) -> bool:
@@ -91,6 +91,7 @@ def check_expressible(config: Config) -> None:
         "takes square inputs only": config.size[0] != config.size[1],
         "has an MLP ratio of 4": config.mlp_ratio != 4,
         "needs at least one class": config.num_classes == 0,
+        "has a null label": not config.null_label,
     }
     if why := [reason for reason, applies in reasons.items() if applies]:
         raise CheckpointError(f"this model does not fit diffusers' DiT, which {' and '.join(why)}")
@@ -106,30 +107,38 @@ def config_of(tensors: dict, transformer: dict, scheduler: dict) -> DiTConfig:
     """The config that diffusers' `config.json` and scheduler config say. Raises CheckpointError."""
     if transformer.get("_class_name") not in CLASSES or transformer.get("norm_type") != "ada_norm_zero":
         raise CheckpointError(
-            f"its config is of a {transformer.get('_class_name')} with the norm {transformer.get('norm_type')}, "
-            "not of a class-conditional DiT (ada_norm_zero)"
+            f"its config is of a {quoted(transformer.get('_class_name'))} with the norm "
+            f"{quoted(transformer.get('norm_type'))}, not of a class-conditional DiT (ada_norm_zero)"
         )
-    prediction, schedule = scheduler.get("prediction_type", "epsilon"), scheduler.get("beta_schedule", "linear")
-    if prediction not in PREDICTIONS or schedule not in SCHEDULES:
-        raise CheckpointError(f"its scheduler ({prediction} prediction, {schedule} betas) is none that dit_lab has")
+    trained_for = trained_with(scheduler)
     try:
-        heads, channels = transformer["num_attention_heads"], transformer["in_channels"]
+        heads, width, channels = (
+            whole(transformer, name) for name in ("num_attention_heads", "attention_head_dim", "in_channels")
+        )
         return DiTConfig(
             input_size=transformer["sample_size"],
             patch_size=transformer["patch_size"],
             in_channels=channels,
-            dim=heads * transformer["attention_head_dim"],
+            dim=heads * width,
             depth=transformer["num_layers"],
             heads=heads,
             num_classes=transformer["num_embeds_ada_norm"],
             learned_variance=transformer.get("out_channels") == 2 * channels,
-            prediction=PREDICTIONS[prediction],
-            schedule=SCHEDULES[schedule],
+            **trained_for,
         )
     except KeyError as error:
         raise CheckpointError(f"its config has no {error}") from error
+    except CheckpointError:
+        raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"its config makes no DiT: {error}") from error
+
+
+def whole(transformer: dict, name: str) -> int:
+    """A field that is computed with. Raises CheckpointError where it is no whole number, KeyError where it is none."""
+    if not is_whole(value := transformer[name]):
+        raise CheckpointError(f"its config's {name} should be a whole number, not {quoted(value)}")
+    return value
 
 
 def transformer_json(config: DiTConfig) -> dict:
@@ -154,32 +163,6 @@ def transformer_json(config: DiTConfig) -> dict:
     }
 
 
-def scheduler_json(config: DiTConfig) -> dict:
-    """A DDIM scheduler that starts from pure noise, ends at the clean image, and clips nothing.
-
-    diffusers' DDIM goes down by 1000 // steps whatever its spacing: "trailing" fits that in any number of steps that
-    divides 1000, and is ours in 1 and in 1000; "linspace" has our timesteps more often, but misses the next by one.
-    Raises CheckpointError on what DDIMScheduler does not know.
-    """
-    schedules, predictions = ({ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS))
-    if config.schedule not in schedules or config.prediction not in predictions:
-        raise CheckpointError(
-            f"diffusers' DiTPipeline takes {', '.join(schedules)} schedules and {', '.join(predictions)} predictions, "
-            f"not {config.schedule} and {config.prediction}"
-        )
-    return {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": 1000,
-        "beta_start": 0.0001,
-        "beta_end": 0.02,
-        "beta_schedule": schedules[config.schedule],
-        "prediction_type": predictions[config.prediction],
-        "clip_sample": False,
-        "set_alpha_to_one": True,
-        "timestep_spacing": "trailing",
-    }
-
-
 def index_json(labels: list[str]) -> dict:
     """diffusers' `model_index.json`."""
     return {
@@ -196,4 +179,4 @@ def labels_of(index: dict, config: DiTConfig) -> list[str] | None:
     table = index.get("id2label")
     if not isinstance(table, dict):
         return imagenet_labels(config)
-    return [str(table.get(str(number), number)) for number in range(config.num_classes)]
+    return [table.get(str(number), str(number)) for number in range(config.num_classes)]

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from dit_lab.checkpoints.reading import CheckpointError, first_line
-from dit_lab.files import atomic, make_folder, store, write_json
+from dit_lab.files import atomic, blank, make_folder, store, write_json
 from dit_lab.models import Config
 from dit_lab.models import config_of as config_of_fields
+from dit_lab.program import quoted
 
 NAME = "dit_lab"
 VERSION = 1
@@ -27,7 +28,7 @@ def save(path, model, *, labels=None, codec_hint=None, dtype=None, extra=None, t
     with atomic(folder / TENSORS) as partial:
         store(partial, cast(tensors or model.state_dict(), dtype), about)
         # The tensors' file says all that config.json does: killed from here on, what is there is still one checkpoint.
-        (folder / JSON).unlink(missing_ok=True)
+        blank(folder / JSON)
     write_json(folder / JSON, about)
     return folder
 
@@ -59,9 +60,8 @@ def config_of(about: dict) -> Config:
     """The config in our JSON. Raises CheckpointError when it is not one, or of a version that is not known."""
     fields = about.get("model")
     if about.get("version", VERSION) != VERSION:
-        raise CheckpointError(
-            f"it is written in version {about['version']} of the format, this dit_lab reads {VERSION}"
-        )
+        version = quoted(about["version"])
+        raise CheckpointError(f"it is written in version {version} of the format, this dit_lab reads {VERSION}")
     if not isinstance(fields, dict):
         raise CheckpointError("nothing says what model it is: neither its metadata nor a config.json beside it")
     try:

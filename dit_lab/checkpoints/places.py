@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 
 from dit_lab.checkpoints.own import JSON, TENSORS
 from dit_lab.checkpoints.reading import CheckpointError, listed, read_json
+from dit_lab.program import quoted
 
 STATE = "state.safetensors"
+PATIENCE = 8  # seconds that the hub may take to say anything at all
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILE = re.compile(rf"({HUB_ID.pattern})/(.+)")
 PICKLED = (".bin", ".pt", ".pth")
@@ -44,10 +48,10 @@ def find(source: str, weights: str) -> Place:
     if HUB_FILE.fullmatch(source) and source.endswith(ENDINGS) and not Path(path.parts[0]).exists():
         return Place([path := downloaded_file(source)], read_config(beside(path)))
     if path.exists():
-        raise CheckpointError(f"{source!r} is neither a file nor a folder")
+        raise CheckpointError(f"{quoted(source)} is neither a file nor a folder")
     known = get_close_matches(source, zoo(), n=3, cutoff=0.4) or sorted(zoo())
     hint = "" if "/" in source or path.suffix else f", and the zoo has no such model (nearest: {', '.join(known)})"
-    raise CheckpointError(f"there is no file or folder {source!r}{hint}")
+    raise CheckpointError(f"there is no file or folder {quoted(source)}{hint}")
 
 
 def zoo() -> dict[str, Path]:
@@ -121,19 +125,22 @@ def downloaded(repository: str, safe: Sequence[str] = ("*.json", "*.safetensors"
 
     Raises CheckpointError, before such are fetched, when a part has several and nothing says which.
     """
-    folder = fetched(repository, safe)
+    silence = silence_on(repository)
+    folder = fetched(repository, safe, silence)
     parts = {path.parent for path in folder.rglob(JSON)} or {folder}
     if bare := [part for part in parts if not any(part.glob("*.safetensors"))]:
-        pickled = [name for part in bare for name in pickled_in(repository, part, part.relative_to(folder))]
-        folder = fetched(repository, [*safe, *pickled])
+        pickled = [name for part in bare for name in pickled_in(repository, part, part.relative_to(folder), silence)]
+        folder = fetched(repository, [*safe, *pickled], silence)
     if not any(path.suffix in ENDINGS and path.suffix != ".json" for path in folder.rglob("*.*")):
-        raise CheckpointError(f"{repository!r}: the repository has no file that a checkpoint could be in")
+        raise CheckpointError(f"{quoted(repository)}: the repository has no file that a checkpoint could be in")
     return folder
 
 
-def pickled_in(repository: str, folder: Path, part: Path) -> list[str]:
+def pickled_in(repository: str, folder: Path, part: Path, silence: str | None) -> list[str]:
     """The pickled files of a part of a repository, one, or the shards that an index in `folder` names."""
     try:
+        if silence is not None:
+            raise CheckpointError(unreached(repository, silence))
         names = [Path(name) for name in sorted(from_hub(repository, lambda hub: hub.list_repo_files(repository)))]
     except CheckpointError:
         names = [part / path.name for path in folder.iterdir()]  # what was fetched before
@@ -142,7 +149,9 @@ def pickled_in(repository: str, folder: Path, part: Path) -> list[str]:
     wanted = [n for n in names if n.parent == part and n.suffix in PICKLED and not any(map(n.match, UNWANTED))]
     if len(wanted) > 1 and not any(folder.glob("*.index.json")):
         files = listed([name.as_posix() for name in wanted])
-        raise CheckpointError(f"{repository!r} holds several, so name one, such as {repository}/{wanted[0]}: {files}")
+        raise CheckpointError(
+            f"{quoted(repository)} holds several, so name one, such as {repository}/{wanted[0]}: {files}"
+        )
     return [name.as_posix() for name in wanted]
 
 
@@ -150,24 +159,67 @@ def downloaded_file(source: str) -> Path:
     """One file of a hub repository, `owner/name/path`, and the JSON beside it. Raises CheckpointError."""
     repository, name = HUB_FILE.fullmatch(source).groups()
     try:
-        path = fetched(repository, [name, beside(Path(name)).as_posix()]) / name
+        path = fetched(repository, [name, beside(Path(name)).as_posix()], silence_on(repository)) / name
     except CheckpointError as error:
-        raise CheckpointError(f"there is no file or folder {source!r} here, and on the hub {error}") from error
+        raise CheckpointError(f"there is no file or folder {quoted(source)} here, and on the hub {error}") from error
     if not path.is_file():
         raise CheckpointError(
-            f"there is no file or folder {source!r} here, nor {name} in the hub's repository {repository}"
+            f"there is no file or folder {quoted(source)} here, nor {name} in the hub's repository {repository}"
         )
     return path
 
 
-def fetched(repository: str, patterns: Sequence[str]) -> Path:
-    """Files of a hub repository, from the cache where they are there; what breaks off is continued."""
-    options = dict(allow_patterns=list(patterns), ignore_patterns=list(UNWANTED))
-    return Path(from_hub(repository, lambda hub: hub.snapshot_download(repository, **options)))
+def fetched(repository: str, patterns: Sequence[str], silence: str | None) -> Path:
+    """Files of a hub repository, from the cache where they are there, and from there alone where the hub is silent.
+
+    What breaks off is continued.
+    """
+    options = dict(allow_patterns=list(patterns), ignore_patterns=list(UNWANTED), local_files_only=silence is not None)
+    return Path(from_hub(repository, lambda hub: hub.snapshot_download(repository, **options), silence))
 
 
-def from_hub(repository: str, call: Callable):
-    """What `call` gets from huggingface_hub.
+def silence_on(repository: str) -> str | None:
+    """Why the hub says nothing of a repository; None where it answers, if only to refuse, within `PATIENCE` seconds.
+
+    Asked in a thread of its own, since nothing else bounds the time that looking up the hub's address takes.
+    """
+    said = Queue()
+    Thread(target=lambda: said.put(answer(repository)), daemon=True).start()
+    try:
+        return said.get(timeout=PATIENCE)
+    except Empty:
+        return f"no answer in {PATIENCE} seconds"
+
+
+def answer(repository: str) -> str | None:
+    """What kept the hub from answering; None where it did, or where there is no library to ask it with."""
+    try:
+        from huggingface_hub import model_info
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        return None
+    try:
+        model_info(repository, revision="main", timeout=PATIENCE)  # the first that a download asks, too
+    except HfHubHTTPError:  # an answer all the same
+        return None
+    except Exception as error:  # of the network's, which are many
+        return said_by(error)
+    return None
+
+
+def said_by(error: Exception) -> str:
+    """The first line of an error's message, its length bounded."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
+def unreached(repository: str, why: str) -> str:
+    """The sentence for a hub that gives nothing."""
+    way = "try again, or give the path of a local folder"
+    return f"{quoted(repository)}: the hub could not be reached, or broke off ({why}); {way}"
+
+
+def from_hub(repository: str, call: Callable, silence: str | None = None):
+    """What `call` gets from huggingface_hub; where the hub is known to be silent, `silence` is why.
 
     Raises CheckpointError when the hub has no such repository, keeps it behind a login, or cannot be reached.
     """
@@ -175,7 +227,9 @@ def from_hub(repository: str, call: Callable):
         import huggingface_hub
         from huggingface_hub.errors import GatedRepoError, HTTPError, RepositoryNotFoundError
     except ImportError as error:
-        raise CheckpointError(f"there is no folder {repository!r}, and no huggingface_hub to look further") from error
+        raise CheckpointError(
+            f"there is no folder {quoted(repository)}, and no huggingface_hub to look further"
+        ) from error
     try:
         return call(huggingface_hub)
     except GatedRepoError:
@@ -183,6 +237,5 @@ def from_hub(repository: str, call: Callable):
     except RepositoryNotFoundError:
         reason = "neither a file or folder here nor a repository of the hub (or a private one: `hf auth login`)"
     except (OSError, ValueError, RuntimeError, HTTPError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        reason = f"the hub could not be reached, or broke off ({said}); try again, or give the path of a local folder"
-    raise CheckpointError(f"{repository!r}: {reason}")
+        raise CheckpointError(unreached(repository, silence or said_by(error))) from error
+    raise CheckpointError(f"{quoted(repository)}: {reason}")

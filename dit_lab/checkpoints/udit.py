@@ -1,7 +1,7 @@
 """The released U-DiT format (YuchuanTian/U-DiT): `U-DiT-S-400k.pt` and what its training scripts write.
 
-Only adaLN-Zero exists in it, at three resolutions, unfolded. The tensors say everything but the input's size, which is
-32, a latent of 256 x 256 pixels, in all that was released, and the class names.
+Only adaLN-Zero exists in it, at three resolutions, unfolded. The tensors say everything but the class names and the
+input's size, which is 32, a latent of 256 x 256 pixels, where nothing else is said.
 """
 
 import torch
@@ -9,7 +9,9 @@ from einops import rearrange
 
 from dit_lab.checkpoints import meta_dit
 from dit_lab.checkpoints.meta_dit import KINDS
+from dit_lab.checkpoints.origin import classes_of, size_of
 from dit_lab.checkpoints.reading import CheckpointError, first_line
+from dit_lab.checkpoints.told import Told
 from dit_lab.models import Config, UDiTConfig
 from dit_lab.models.udit import PAIRS
 
@@ -102,29 +104,31 @@ def check_expressible(config: Config) -> None:
         )
 
 
-def config_of(tensors: dict, heads: int | None) -> UDiTConfig:
-    """The config that the tensors' shapes imply. Raises CheckpointError when they imply none, or not these heads."""
+def config_of(tensors: dict, told: Told, args: dict) -> UDiTConfig:
+    """The config that the tensors' shapes imply, with what is told and what the training's arguments say.
+
+    Raises CheckpointError when they imply none.
+    """
     try:
         dim, in_channels, *_ = tensors["x_embedder.proj.weight"].shape
-        found = tensors["latent.0.attn1.logit_scale"].shape[0]
-        config = UDiTConfig(
-            input_size=INPUT_SIZE,
+        rows = tensors["y_embedder_1.embedding_table.weight"].shape[0]
+        return UDiTConfig(
+            input_size=size_of(in_channels, told, args) or INPUT_SIZE,
             in_channels=in_channels,
             dim=dim,
-            heads=found,
+            heads=tensors["latent.0.attn1.logit_scale"].shape[0],
             depths=tuple(len({name.split(".")[1] for name in tensors if name.startswith(f"{s}.")}) for s in STAGES),
             # Where it is widest, so that a width cut to a whole number tells most of the ratio.
             mlp_ratio=tensors["latent.0.mlp1.project_in.1.weight"].shape[0] / (dim * 2 ** (len(LEVELS) - 1)),
-            num_classes=tensors["y_embedder_1.embedding_table.weight"].shape[0] - 1,
             learned_variance=tensors["final_layer.out_proj.weight"].shape[0] == 2 * in_channels,
+            **classes_of(rows, in_channels, told, args),
         )
     except KeyError as error:
         raise CheckpointError(f"the tensor {error} is missing") from error
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"its tensors' shapes make no U-DiT: {first_line(error)}") from error
-    if heads not in (None, found):
-        raise CheckpointError(f"its tensors are of {found} heads, not {heads}; leave heads out")
-    return config
 
 
 labels_of = meta_dit.labels_of

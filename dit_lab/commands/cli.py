@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import NamedTuple
 
-from dit_lab.program import run, stop
+from dit_lab.program import quoted, refusing, run, stop
 
 
 class Command(NamedTuple):
@@ -47,7 +47,8 @@ COMMANDS = {
 
 def main() -> None:
     """Run one command; a mistake in its input is one sentence on standard error and exit code 2."""
-    call("dit_lab", COMMANDS, "command", sys.argv[1:])
+    with refusing("dit_lab"):
+        call("dit_lab", COMMANDS, "command", sys.argv[1:])
 
 
 def call(program: str, commands: dict, kind: str, arguments: list[str]) -> None:
@@ -56,9 +57,9 @@ def call(program: str, commands: dict, kind: str, arguments: list[str]) -> None:
     if name in ("-h", "--help"):
         print(usage(program, commands, kind))
     elif name not in commands:
-        near = get_close_matches(name, commands, n=1)
+        near = get_close_matches(name[:80], commands, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        stop(f"there is no {kind} {name!r}{hint} The {kind}s are {', '.join(commands)}.", 2)
+        stop(f"there is no {kind} {quoted(name)}{hint} The {kind}s are {', '.join(commands)}.", 2)
     elif isinstance(found := commands[name], Group):
         call(f"{program} {name}", found.commands, name, rest)
     else:

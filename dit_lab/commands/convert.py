@@ -1,17 +1,38 @@
 """`python -m dit_lab convert`: a checkpoint from any format that `load` takes to ours, an original's or diffusers'."""
 
-from dataclasses import replace
+import sys
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
-from dit_lab.checkpoints import CheckpointError, Loaded, diffusers_dit, load, meta_dit, own, save, udit
-from dit_lab.files import atomic, make_folder, store, store_pickled, write_json
+from dit_lab.checkpoints import (
+    CheckpointError,
+    Loaded,
+    Told,
+    diffusers_dit,
+    diffusers_schedulers,
+    load,
+    meta_dit,
+    own,
+    save,
+    udit,
+)
+from dit_lab.files import atomic, blank, make_folder, store, store_pickled, writable, write_json
 from dit_lab.models import fold as folded
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# What is written into a folder.
+WRITTEN = {
+    "dit_lab": (own.TENSORS, own.JSON),
+    "diffusers": (
+        "model_index.json", "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+    ),
+}  # fmt: skip
 # Files that would be read instead of what is written beside them, or belong to a run that goes on.
 RIVALS = {
     "dit_lab": ("model_index.json", "state.safetensors", "diffusion_pytorch_model.safetensors"),
@@ -23,12 +44,12 @@ def convert_command(
     source: str,
     destination: Path,
     /,
+    told: Annotated[Told, tyro.conf.arg(name="")] = Told(),  # noqa: B008
     *,
     to: Literal["dit_lab", "meta_dit", "udit", "diffusers"],
     vae: str | None = None,
     weights: Literal["ema", "model"] = "ema",
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
-    heads: int | None = None,
     fold: bool = False,
     overwrite: bool = False,
     allow_nonfinite: bool = False,
@@ -38,19 +59,21 @@ def convert_command(
     Args:
         source: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
         destination: A folder for dit_lab and diffusers, a .pt file for meta_dit and udit.
+        told: What the checkpoint's file may not say of its model.
         to: The format: dit_lab (safetensors and JSON), meta_dit (facebookresearch/DiT), udit (YuchuanTian/U-DiT),
             diffusers (DiTPipeline).
         vae: Folder or hub id of the VAE that goes into a diffusers pipeline, or that our config will name.
         weights: Which weights of a training checkpoint that holds both.
         dtype: Number format of the result; keep leaves the source's.
-        heads: Attention heads of an original file whose width is not one of the paper's.
         fold: Fold a U-DiT's re-parameterised MLPs into single layers, for a smaller model that computes the same.
         overwrite: Replace a checkpoint that is there.
         allow_nonfinite: Convert weights that hold NaN or Inf.
     """
     kept = DTYPES.get(dtype)
     check_destination(destination, to, overwrite)
-    loaded = load(source, weights=weights, dtype=kept, heads=heads, allow_nonfinite=allow_nonfinite)
+    loaded = load(source, weights=weights, dtype=kept, allow_nonfinite=allow_nonfinite, **asdict(told))
+    if loaded.note:
+        print(f"dit_lab: {loaded.note}", file=sys.stderr)
     if fold:
         loaded = with_folded(loaded)
     WRITERS[to](destination, loaded, vae)
@@ -72,6 +95,7 @@ def check_destination(path: Path, to: str, overwrite: bool) -> None:
     there = [p for p in (path, beside) if p.is_file() or (p.is_dir() and any(p.iterdir()))]
     if there and not overwrite:
         raise CheckpointError(f"{there[0]} is there already; choose another name or add --overwrite")
+    writable(*((path, beside) if one_file else (path / name for name in WRITTEN[to])))
 
 
 def with_folded(loaded: Loaded) -> Loaded:
@@ -96,7 +120,7 @@ def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
     sidecar = path.with_suffix(".json")
     with atomic(path) as partial:
         store_pickled(partial, {name: tensor.contiguous().clone() for name, tensor in tensors.items()})
-        sidecar.unlink(missing_ok=True)
+        blank(sidecar)
     write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint) | loaded.made)
 
 
@@ -105,7 +129,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
     config = loaded.config
     tensors = diffusers_dit.to_theirs(loaded.model.state_dict(), config)
     diffusers_dit.check_positions(loaded.model.positions, config)
-    scheduler = diffusers_dit.scheduler_json(config)
+    scheduler = diffusers_schedulers.scheduler_json(config)
     codec = open_kl(vae, config.in_channels) if vae else None
     index = path / "model_index.json"
     for folder in ("transformer", "scheduler"):
@@ -113,7 +137,7 @@ def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:
     with atomic(path / "transformer" / "diffusion_pytorch_model.safetensors") as partial:
         store(partial, tensors, {})
         # Until its index is written, last of all, the folder is no pipeline; shards' index would win over one file.
-        for stale in (index, *partial.parent.glob("*.index.json")):
+        for stale in (index, *(path / "transformer").glob("*.index.json")):
             stale.unlink(missing_ok=True)
     write_json(path / "transformer" / "config.json", diffusers_dit.transformer_json(config))
     write_json(path / "scheduler" / "scheduler_config.json", scheduler)

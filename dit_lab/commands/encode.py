@@ -12,9 +12,11 @@ from tqdm.auto import tqdm
 
 from dit_lab.data import Autoencoder, Images, open_data, open_vae
 from dit_lab.data.encoding import about, check_folder, encode_shard, name_of, whole
-from dit_lab.data.latents import INDEX, shard_count, shard_range, write_index
+from dit_lab.data.latents import write_index
+from dit_lab.data.latents_index import INDEX, shard_count, shard_range
 from dit_lab.files import make_folder, writable
 from dit_lab.training import device_of, processes
+from dit_lab.training.lock import hold
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,22 +55,23 @@ def encode_command(
     writable(out / INDEX)
     crew = processes()
     device = device_of(crew, device)
-    with crew.main_process_first():  # the others then find what it has put into the cache
-        images = open_data(data, split=split, size=size, labelled=labelled)
-    if not isinstance(images, Images):
-        raise ValueError(f"{data} holds latents already; give pictures")
-    codec = Autoencoder(open_vae(vae), together=batch_size)
-    made = about(images, codec, name_of(vae), split, shard_size, precision)
-    check_folder(out, made)
-    make_folder(out)
-    codec.vae.to(device)
-    mine = range(crew.process_index, shard_count(made), crew.num_processes)
-    left = [shard for shard in mine if not whole(out, shard, made)]
-    numbers = [len(shard_range(shard, made)) for shard in mine]
-    done = sum(n for n, shard in zip(numbers, mine, strict=True) if shard not in left)
-    bar = tqdm(total=sum(numbers), initial=done, unit="", desc="encoding", disable=not crew.is_main_process)
-    with bar, torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
-        for shard in left:
-            encode_shard(out, shard, made, images, codec, batch_size, bar)
-    if write_index(out, made, images.names):
-        print(f"{made['pictures']} pictures as latents of {' x '.join(map(str, made['shape']))} in {out}")
+    with hold(out, "encoding"):  # from now on, so that nobody waits for what is then refused
+        with crew.main_process_first():  # the others then find what it has put into the cache
+            images = open_data(data, split=split, size=size, labelled=labelled)
+        if not isinstance(images, Images):
+            raise ValueError(f"{data} holds latents already; give pictures")
+        codec = Autoencoder(open_vae(vae), together=batch_size)
+        made = about(images, codec, name_of(vae), split, shard_size, precision)
+        check_folder(out, made)
+        make_folder(out)
+        codec.vae.to(device)
+        mine = range(crew.process_index, shard_count(made), crew.num_processes)
+        left = [shard for shard in mine if not whole(out, shard, made)]
+        numbers = [len(shard_range(shard, made)) for shard in mine]
+        done = sum(n for n, shard in zip(numbers, mine, strict=True) if shard not in left)
+        bar = tqdm(total=sum(numbers), initial=done, unit="", desc="encoding", disable=not crew.is_main_process)
+        with bar, torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+            for shard in left:
+                encode_shard(out, shard, made, images, codec, batch_size, bar)
+        if write_index(out, made, images.names):
+            print(f"{made['pictures']} pictures as latents of {' x '.join(map(str, made['shape']))} in {out}")

@@ -18,12 +18,15 @@ import torch
 import tyro
 from einops import rearrange
 
-from dit_lab.checkpoints import load
+from dit_lab.checkpoints import Told, load
 from dit_lab.data import Autoencoder, picture_codec
 from dit_lab.diffusion import sample
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
-from dit_lab.files import add_line, checksum, make_folder, writable
+from dit_lab.evaluation.features import KEPT
+from dit_lab.evaluation.samples import OWN, SETTINGS
+from dit_lab.files import add_line, apart, checksum, make_folder, writable
 from dit_lab.training import device_of, processes
+from dit_lab.training.lock import hold
 
 RESULTS = "results.jsonl"
 UNPLAIN = re.compile(r"[^\w.]+")
@@ -34,6 +37,7 @@ def evaluate_command(
     /,
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(),  # noqa: B008
     judging: Annotated[Judging, tyro.conf.arg(name="")] = Judging(),  # noqa: B008
+    told: Annotated[Told, tyro.conf.arg(name="")] = Told(),  # noqa: B008
     *,
     weights: Literal["ema", "model"] = "ema",
     vae: str | None = None,
@@ -49,6 +53,7 @@ def evaluate_command(
         checkpoint: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
         sampling: How samples are made.
         judging: What they are compared with.
+        told: What the checkpoint's file may not say of its model.
         weights: Which weights of a training checkpoint that holds both.
         vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
         out: Folder for samples and results (default: in runs/evaluate, named after the checkpoint).
@@ -58,41 +63,51 @@ def evaluate_command(
     crew = processes()
     place = device_of(crew, device)
     out = out or Path("runs/evaluate") / UNPLAIN.sub("-", checkpoint).strip("-.")
-    for path in (out / RESULTS, npz) if npz else (out / RESULTS,):
-        writable(path)
-    loaded = load(checkpoint, weights=weights, device=place)
-    check_sampling(loaded, sampling)
-    codec = picture_codec(loaded, vae, place)
-    about = provenance(loaded, vae, codec)
-    samples = Samples(out, sampling, loaded.config.num_classes)
-    if crew.is_main_process:
-        blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
-        shape = tuple(codec.decode(blank).shape[1:])
-        settings = {**asdict(sampling), **about}
-        samples.kept(settings)  # what does not fit is refused before a judge is trained, and a judge before OUT is made
-        network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
-        samples.open(settings, versions())
-        if codec.note:
-            print(f"dit_lab: {codec.note}", file=sys.stderr)
-    crew.wait_for_everyone()
-    samples.draw(loaded.model, codec, crew.process_index, crew.num_processes)
-    crew.wait_for_everyone()
-    if not crew.is_main_process:
-        return None
-    drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
-    asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
-    figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
+    check_outputs(out, npz, judging.reference)
+    with hold(out, "evaluation"):
+        loaded = load(checkpoint, weights=weights, device=place, **asdict(told))
+        check_sampling(loaded, sampling)
+        codec = picture_codec(loaded, vae, place)
+        about = provenance(loaded, vae, codec) | told.known
+        samples = Samples(out, sampling, loaded.config.num_classes)
+        if crew.is_main_process:
+            blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
+            shape = tuple(codec.decode(blank).shape[1:])
+            settings = {**asdict(sampling), **about}
+            samples.kept(settings)  # what does not fit is refused before a judge is trained
+            network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
+            samples.open(settings, versions())
+            for note in filter(None, (loaded.note, codec.note)):
+                print(f"dit_lab: {note}", file=sys.stderr)
+        crew.wait_for_everyone()
+        samples.draw(loaded.model, codec, crew.process_index, crew.num_processes)
+        crew.wait_for_everyone()
+        if not crew.is_main_process:
+            return None
+        drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
+        asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
+        figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
+        if npz:
+            make_folder(npz.parent)
+            adm.write(npz, sampling.count, samples)
+        result = {
+            "figures": figures, "left_out": left_out,
+            "samples": {**asdict(sampling), "precision": about.pop("precision")},
+            "checkpoint": {"source": checkpoint, **loaded.made, **about}, "features": network.about,
+            "reference": reference.about, "drawn_with": samples.versions(), "versions": versions(),
+        }  # fmt: skip
+        add_line(out / RESULTS, result)
+        print(table(result, out))
+        return result
+
+
+def check_outputs(out: Path, npz: Path | None, reference: Path | None) -> None:
+    """Raise ValueError or OSError, before any work, where a file cannot be written or would replace another one."""
+    writable(*[path for path in (out / RESULTS, out / SETTINGS, npz) if path])
     if npz:
-        make_folder(npz.parent)
-        adm.write(npz, sampling.count, samples)
-    result = {
-        "figures": figures, "left_out": left_out, "samples": {**asdict(sampling), "precision": about.pop("precision")},
-        "checkpoint": {"source": checkpoint, **loaded.made, **about}, "features": network.about,
-        "reference": reference.about, "drawn_with": samples.versions(), "versions": versions(),
-    }  # fmt: skip
-    add_line(out / RESULTS, result)
-    print(table(result, out))
-    return result
+        apart(npz, out / KEPT, *([reference] if reference else []))
+    if npz and npz.resolve().parent == out.resolve() and re.fullmatch(OWN, npz.name):
+        raise ValueError(f"{npz} is a file of the evaluation's own; give --npz another name")
 
 
 def provenance(loaded, vae: str | None, codec) -> dict:

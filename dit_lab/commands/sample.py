@@ -1,13 +1,16 @@
 """`python -m dit_lab sample`: draw pictures with a checkpoint and write them as one PNG."""
 
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
 from tqdm.auto import tqdm
 
-from dit_lab.checkpoints import load
-from dit_lab.data import codec_of, write_grid
-from dit_lab.diffusion import SAMPLERS
+from dit_lab.checkpoints import Told, load
+from dit_lab.data import Pixels, codec_of, write_grid
+from dit_lab.diffusion import SAMPLERS, check_finite
 from dit_lab.files import make_folder, writable
 from dit_lab.inside import Recording
 from dit_lab.models import pick_device
@@ -16,9 +19,11 @@ from dit_lab.models import pick_device
 def sample_command(
     source: str,
     /,
+    told: Annotated[Told, tyro.conf.arg(name="")] = Told(),  # noqa: B008
     *,
     labels: tuple[int, ...],
     out: Path,
+    size: int | tuple[int, int] | None = None,
     seed: int = 0,
     steps: int = 50,
     sampler: Literal[tuple(SAMPLERS)] = "ddim",
@@ -35,8 +40,11 @@ def sample_command(
 
     Args:
         source: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
+        told: What the checkpoint's file may not say of its model.
         labels: Class numbers, one a picture; the number of classes itself is the null label.
         out: The PNG to write.
+        size: Side, or rows and columns, of what is drawn, in pixels of the model's own, latents or pictures, where that
+            is not the trained size; a model of latents of 8 pixels takes 64 for pictures of 512.
         seed: Fixes the noise.
         steps: Denoising steps.
         sampler: How to step.
@@ -52,22 +60,26 @@ def sample_command(
     if out.suffix.lower() != ".png":
         raise ValueError(f"out must be the name of a .png file, not {out}")
     written = [path for path in (out, trace) if path is not None]
-    for path in written:
-        writable(path)
+    writable(*written)
     device = pick_device(device)
-    loaded = load(source, weights=weights, device=device)
-    recording = Recording(
-        loaded.model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta,
-        cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval,
-    )  # fmt: skip
+    loaded = load(source, weights=weights, device=device, **asdict(told))
+    if loaded.note:
+        print(f"dit_lab: {loaded.note}", file=sys.stderr)
     codec = codec_of(loaded, vae, device)
+    recording = Recording(
+        loaded.model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta, size=size,
+        cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval,
+        clip_x0=None if isinstance(codec, Pixels) else False,  # latents have no bounds
+    )  # fmt: skip
     for step in tqdm(recording, total=steps, unit="step", mininterval=0.5):
         sample = step.previous
+    pictures = codec.decode(sample)
+    check_finite("a picture", sample, pictures)
     if codec.note:
         print(codec.note)
     for path in written:
         make_folder(path.parent)
-    write_grid(out, codec.decode(sample))
+    write_grid(out, pictures)
     if trace is not None:
         recording.trajectory.save(trace)
     print(f"{', '.join(map(str, written))}: {len(labels)} {'pictures' if len(labels) > 1 else 'picture'}")

@@ -15,11 +15,11 @@ from tqdm.auto import tqdm
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data
 from dit_lab.diffusion import PREDICTIONS, PROCESSES, objective
-from dit_lab.files import writable
 from dit_lab.models import BLOCKS, PRESETS, build, taking
 from dit_lab.program import stop, stop_flag
 from dit_lab.training import NonFiniteLoss, TrainOptions, adapted, device_of, processes, train
-from dit_lab.training.folder import LOG, check_folder
+from dit_lab.training.folder import check_folder
+from dit_lab.training.lock import check_free
 from dit_lab.training.parallel import anywhere
 
 
@@ -57,8 +57,9 @@ class ModelOptions:
         del given["init"]
         if given:
             raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, given))}")
-        model, changes = adapted(load(self.init), images)
-        for change in changes if processes().is_main_process else ():
+        loaded = load(self.init)
+        model, changes = adapted(loaded, images)
+        for change in filter(None, [loaded.note, *changes]) if processes().is_main_process else ():
             print(f"dit_lab: {change}", file=sys.stderr)
         return model
 
@@ -99,8 +100,8 @@ def train_command(
     """
     crew = processes()
     device = device_of(crew, device)
+    check_free(out)
     check_folder(out, resume)
-    writable(out / LOG)
     if options.shard and crew.num_processes == 1:
         print("dit_lab: one process has nobody to share with; --shard does nothing", file=sys.stderr)
     with crew.main_process_first():  # the others then find what it has put into the cache

@@ -9,9 +9,13 @@ from tqdm.auto import tqdm
 
 from dit_lab.data.codecs import Autoencoder
 from dit_lab.data.images import Images
-from dit_lab.data.latents import VERSION, opened_shard, shard_path, shard_range, with_header, write_shard
+from dit_lab.data.latents import write_shard
+from dit_lab.data.latents_index import VERSION, opened_shard, shard_path, shard_range, with_header
 from dit_lab.data.pictures import DataError
-from dit_lab.data.vaes import zoo_vaes
+from dit_lab.data.vaes import is_folder, zoo_vaes
+from dit_lab.program import quoted
+
+NAMED = 3  # differences in one sentence
 
 
 def about(images: Images, codec: Autoencoder, vae: str, split: str, shard_size: int, precision: str) -> dict:
@@ -26,7 +30,7 @@ def about(images: Images, codec: Autoencoder, vae: str, split: str, shard_size: 
 
 def name_of(vae: str) -> str:
     """How others will find the VAE: a name of the zoo and a hub id as they are, a folder by its whole path."""
-    return str(Path(vae).resolve()) if vae not in zoo_vaes() and Path(vae).is_dir() else vae
+    return str(Path(vae).resolve()) if vae not in zoo_vaes() and is_folder(vae) else vae
 
 
 def check_folder(out: Path, made: dict) -> None:
@@ -38,11 +42,16 @@ def check_folder(out: Path, made: dict) -> None:
             continue  # damaged: written anew
         if there.get("version") != VERSION:
             raise ValueError(f"{out} holds latents that another version of dit_lab made; choose another folder")
-        changed = [
-            f"{name} {there.get(name)} (now {value})" for name, value in made.items() if there.get(name) != value
-        ]
+        changed = [name for name, value in made.items() if there.get(name) != value]
         if changed:
-            raise ValueError(f"{out} holds latents made with {', '.join(changed)}; choose another folder")
+            told = ", ".join(f"{name} {plain(there.get(name))} (now {plain(made[name])})" for name in changed[:NAMED])
+            more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+            raise ValueError(f"{out} holds latents made with {told}{more}; choose another folder")
+
+
+def plain(value) -> str:
+    """A value in a sentence, short and on one line, texts without quotes."""
+    return quoted(value, 40).strip("'")
 
 
 def whole(out: Path, shard: int, made: dict) -> bool:

@@ -15,16 +15,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import reduce
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from dit_lab.data.latents_index import (
+    AGAIN,
+    INDEX,
+    VERSION,
+    opened_shard,
+    read_index,
+    shard_count,
+    shard_path,
+)
 from dit_lab.data.pictures import DataError
 from dit_lab.files import atomic, write_json
 
-INDEX = "latents.json"
-VERSION = 3
 SAME = ("encoder_checksum", "size", "pictures_checksum")
-AGAIN = "run the same encode command again, which writes what is missing"
+NAMED = 3  # faults in one sentence
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +105,10 @@ def open_latents(folder: str | Path) -> Latents:
             files.append(opened_shard(folder, shard, about)[0])
         except DataError as error:
             faults.append(str(error))
+        if len(faults) > NAMED:  # an index can speak of more shards than one could look for
+            break
     if faults:
-        told = "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
+        told = "; ".join(faults[:NAMED]) + ("; and more" if len(faults) > NAMED else "")
         raise DataError(f"the latents in {folder} are not whole: {told}. To mend them, {AGAIN}")
     labels = np.concatenate([file.get_tensor("labels").numpy() for file in files])
     last = max(len(names), 1) - 1
@@ -112,55 +120,9 @@ def open_latents(folder: str | Path) -> Latents:
     return Latents(about, labels, names, slices)
 
 
-def read_index(folder: Path) -> tuple[dict, list[str]]:
-    """(about, class names) of a cache. Raises DataError."""
-    if not (folder / INDEX).is_file():
-        raise DataError(f"the latents in {folder} are not all there (no {INDEX}); {AGAIN}")
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        version, about, names = index["version"], index["about"], list(map(str, index["names"]))
-        shard_count(about), tuple(about["shape"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise DataError(f"{folder / INDEX} is no index of latents; {AGAIN}") from error
-    if version != VERSION:
-        raise DataError(f"{folder / INDEX} is of version {version}; this dit_lab reads {VERSION}")
-    return about, names
-
-
-def opened_shard(folder: Path, shard: int, about: dict):
-    """A shard's file and its header's per-channel sums. Raises DataError when it is not whole or not this set's."""
-    path = shard_path(folder, shard)
-    if not path.is_file():
-        raise DataError(f"{path.name} is missing")
-    file, header = with_header(path)
-    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    if header["about"] != about or header["shard"] != shard:
-        raise DataError(f"{path.name} belongs to other latents")
-    rows = (len(shard_range(shard, about)), 2, *about["shape"])
-    if shapes != {"mean": rows, **({"std": rows} if about["distribution"] else {}), "labels": rows[:1]}:
-        raise DataError(f"{path.name} does not hold the tensors that its header says")
-    return file, header["sums"]
-
-
-def with_header(path: Path):
-    """A shard's file and what its header says: the shard's number, what it is `about`, and sums.
-
-    Sizes are checked here, by safetensors, which compares its header with the file's length; contents are not read.
-    Raises DataError.
-    """
-    try:
-        file = safe_open(path, framework="pt")
-        header = json.loads(file.metadata()["dit_lab"])
-        return file, {name: header[name] for name in ("shard", "about", "sums")}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path.name} is truncated or damaged ({' '.join(str(error).split())[:100]})") from error
-
-
 def write_shard(folder: Path, shard: int, about: dict, mean, std, labels) -> None:
     """Write one shard, whole or not at all: `mean, std: n flip c h w` (std None where there is none), `labels: n`."""
     path = shard_path(folder, shard)
-    for leftover in folder.glob(f".{path.name}.*.partial"):  # of a process that was killed: a shard has one writer
-        leftover.unlink()
     tensors = {"mean": mean.half(), **({} if std is None else {"std": std.half()}), "labels": labels}
     second = mean.double() ** 2 if std is None else mean.double() ** 2 + std.double() ** 2
     sums = [reduce(x, "n flip c h w -> c", "sum").tolist() for x in (mean.double(), second)]
@@ -181,19 +143,3 @@ def write_index(folder: Path, about: dict, names: list[str]) -> bool:
     channels = {"mean": first.tolist(), "std": np.sqrt(second - first**2).tolist()}
     write_json(folder / INDEX, {"version": VERSION, "about": about, "names": names, "channels": channels})
     return True
-
-
-def shard_path(folder: Path, shard: int) -> Path:
-    """The file of a shard."""
-    return folder / f"shard-{shard:05d}.safetensors"
-
-
-def shard_count(about: dict) -> int:
-    """How many shards a cache has."""
-    return -(-about["pictures"] // about["shard_size"])
-
-
-def shard_range(shard: int, about: dict) -> range:
-    """The numbers of the pictures in a shard."""
-    start = shard * about["shard_size"]
-    return range(start, min(start + about["shard_size"], about["pictures"]))

@@ -1,4 +1,4 @@
-"""Stored pictures (png, jpeg, ...) to uint8 arrays, with one sentence for one that does not fit, and back to a PNG."""
+"""A set of stored pictures as uint8 arrays, with one sentence for one that does not fit, and pictures to a PNG."""
 
 import io
 import math
@@ -12,15 +12,14 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
+from dit_lab.data.pixels import DataError, Seen, as_pixels, grey, kind, numbers, opened, shown, telling
 from dit_lab.files import atomic
 
 CHUNK = 500
 LOOKED_AT = 10_000
 NAMED = 5
-
-
-class DataError(ValueError):
-    """A data set that cannot be used, with the reason in one sentence."""
+SAMPLE = 64
+TWELVE_BITS = 4095
 
 
 class Undecodable(DataError):
@@ -33,16 +32,19 @@ class Encoded:
     `table` is a data set with one arrow column of stored pictures. They are all grey, or all become colour ones; with
     `size` they are squares of that side. A picture that does not decode is named on standard error, once, and the next
     that does is shown in its place, so that no other picture's number changes; `shown` says whose picture that is.
-    Raises DataError when too many do not decode (`most_broken`), or naming a picture of another size or kind.
+    A record that holds no picture but a path is read only where that lies in one of `homes`, links followed; None
+    reads them all. Raises DataError when too many do not decode (`most_broken`), or naming a picture of another size
+    or kind, whose values nothing scales to 0..255, or that lies elsewhere.
     """
 
-    def __init__(self, table, size: int | None = None):
-        self.table, self.size, self.broken = table, size, {}
+    def __init__(self, table, size: int | None = None, homes: Sequence[Path] | None = ()):
+        self.table, self.size, self.broken, self.seen, self.told = table, size, {}, Seen(), False
+        self.homes = homes and [home.resolve() for home in homes]
         # Only headers are read here, and of a large set not all: the rest is checked as it is decoded.
         numbers = range(0, len(table), -(-len(table) // LOOKED_AT))
         headers = {number: self.tried(self.header, number, record) for number, record in self.records(numbers)}
-        modes, sides = zip(*[header for header in headers.values() if header is not None], strict=True)
-        self.grey = all(map(grey, modes))
+        found = [header for header in headers.values() if header is not None]
+        self.grey, self.telling = all(grey(header[0]) for header in found), any(header[2] for header in found)
         self.shape = (len(table), *self.whole(self.decoded, *next(self.records([0]))).shape)
         if size is None:
             for number in headers.keys() - self.broken.keys():
@@ -73,7 +75,7 @@ class Encoded:
             self.broken[number] = str(error)
             if len(self.broken) > most_broken(len(self)):
                 raise DataError(self.complaint()) from error
-            tqdm.write(f"dit_lab: {error}; the next one is taken in its place", file=sys.stderr)
+            say(f"{error}; the next one is taken in its place")
 
     def complaint(self) -> str:
         """One sentence on the pictures that do not decode."""
@@ -107,7 +109,23 @@ class Encoded:
                 chunk = range(start, min(start + CHUNK, len(self)))
                 pixels[start : start + CHUNK] = self[chunk]
                 bar.update(len(chunk))
+        self.warn()
         return pixels
+
+    def look(self) -> None:
+        """Say what there is to say of all the pictures from a few of them, where their headers call for that."""
+        if self.telling:
+            for number in np.unique(np.linspace(0, len(self) - 1, SAMPLE).astype(int)):
+                self[[number]]
+            self.warn()
+
+    def warn(self) -> None:
+        """Say where 16 bits seem to hold fewer, which would make all pictures next to black."""
+        if self.seen.highest is not None and self.seen.highest <= TWELVE_BITS:
+            say(
+                f"16-bit pictures that never pass {TWELVE_BITS:,} (the highest here is {self.seen.highest:,}), where "
+                "white is 65,535, come out next to black; if they hold 12 bits or fewer, scale them first"
+            )
 
     def records(self, numbers: Sequence[int]):
         """(number, stored picture) pairs, read in chunks."""
@@ -115,10 +133,36 @@ class Encoded:
             chunk = [int(number) for number in numbers[start : start + CHUNK]]
             yield from zip(chunk, self.table[chunk].column(0).to_pylist(), strict=True)
 
-    def header(self, number: int, record) -> tuple[str, tuple[int, int]]:
-        """(mode, (width, height)) of a stored picture, without decoding it."""
-        with reading(number, record), opened(record) as picture:
-            return picture.mode, picture.size
+    def header(self, number: int, record) -> tuple[str, tuple[int, int], bool]:
+        """(kind, (width, height), whether decoding it may tell more) of a stored picture, without decoding it."""
+        with reading(number, record), self.opened(number, record) as picture:
+            return kind(picture), picture.size, telling(picture)
+
+    def opened(self, number: int, record):
+        """A PIL picture from an arrow record, bytes or a path. Raises DataError on one that is not to be read."""
+        stored = record["bytes"]
+        picture = opened(self.path(number, record) if stored is None else io.BytesIO(stored))
+        if values := numbers(picture):
+            raise DataError(
+                f"picture {number}{named(record)} holds {values}, of which nothing says what is black and what is "
+                "white; scale them to 0..255 and store 8 bits"
+            )
+        return picture
+
+    def path(self, number: int, record) -> Path:
+        """The regular file that a record names; what is relative is so to the first of the homes."""
+        if self.homes is None:
+            path = Path(record["path"])
+        else:
+            path = Path(*self.homes[:1], record["path"]).resolve()
+            if not any(path.is_relative_to(home) for home in self.homes):
+                raise DataError(
+                    f"picture {number} is not in the data set, which only names the file {shown(record['path'])}, "
+                    "outside its own folder; store the picture itself"
+                )
+        if not path.is_file():
+            raise FileNotFoundError
+        return path
 
     def fitting(self, number: int, record) -> np.ndarray:
         """One picture of the set's size: `-> c h w` in uint8."""
@@ -128,10 +172,14 @@ class Encoded:
 
     def decoded(self, number: int, record) -> np.ndarray:
         """One picture: `-> c h w` in uint8, c = 1 where the set is grey, else 3."""
-        with reading(number, record), opened(record) as picture:
-            if self.grey and not grey(picture.mode):
+        with reading(number, record), self.opened(number, record) as picture:
+            if self.grey and not grey(kind(picture)):
                 raise DataError(f"picture {number} is in colour where those looked at before are grey; make all alike")
-            return as_pixels(picture, self.grey, self.size)
+            pixels = as_pixels(picture, self.grey, self.size, self.seen)
+        if self.seen.transparent and not self.told:
+            say(f"picture {number} is transparent in places; it and all like it are laid on white")
+            self.told = True
+        return pixels
 
     def check_side(self, number: int, side: tuple[int, int], turned: bool = False) -> None:
         """Raise DataError unless (width, height) is the set's; `turned`: a header's, before the camera's rotation."""
@@ -160,35 +208,17 @@ def reading(number: int, record):
     except (DataError, MemoryError):
         raise
     except Exception as error:  # a broken file makes PIL raise almost anything, SyntaxError among it
-        name = f" ({record['path']})" if record and record["path"] else ""
-        raise Undecodable(f"picture {number}{name} does not decode ({type(error).__name__})") from error
+        raise Undecodable(f"picture {number}{named(record)} does not decode ({type(error).__name__})") from error
 
 
-def opened(record):
-    """A PIL picture from an arrow record, bytes or a path."""
-    from PIL import Image
-
-    return Image.open(record["path"] if record["bytes"] is None else io.BytesIO(record["bytes"]))
+def named(record) -> str:
+    """A picture's file name in brackets, if its record has one."""
+    return f" ({shown(record['path'])})" if record and record["path"] else ""
 
 
-def grey(mode: str) -> bool:
-    """Whether a PIL mode has no colours: black and white, 8 or 16 bits of grey, with or without alpha."""
-    return mode in ("1", "L", "LA", "La") or mode.startswith("I")
-
-
-def as_pixels(picture, to_grey: bool, size: int | None = None) -> np.ndarray:
-    """A PIL picture as `c h w` in uint8; `size` crops the middle square and resizes it."""
-    from PIL import Image, ImageOps
-
-    if picture.format == "JPEG":  # what a camera stores on its side
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits, which PIL would cut off rather than scale
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-    picture = picture.convert("L" if to_grey else "RGB")
-    if size is not None and picture.size != (size, size):
-        picture = ImageOps.fit(picture, (size, size), method=Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+def say(sentence: str) -> None:
+    """A sentence on standard error, beside any bar there."""
+    tqdm.write(f"dit_lab: {sentence}", file=sys.stderr)
 
 
 def write_grid(path: Path, images: torch.Tensor) -> None:

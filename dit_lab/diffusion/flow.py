@@ -13,6 +13,7 @@ import torch
 from einops import rearrange
 
 from dit_lab.diffusion.process import Process, check_steps
+from dit_lab.program import quoted
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Flow(Process):
     def __post_init__(self):
         check_steps(self.steps)
         if self.prediction not in self.predicted:
-            raise ValueError(f"flow matching predicts {' or '.join(self.predicted)}, not {self.prediction!r}")
+            raise ValueError(f"flow matching predicts {' or '.join(self.predicted)}, not {quoted(self.prediction)}")
 
     @classmethod
     def named(cls, schedule: str, prediction: str) -> "Flow":

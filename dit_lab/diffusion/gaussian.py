@@ -6,7 +6,7 @@ process are kept in float64 and cast at the last moment.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 
 from dit_lab.diffusion.process import PREDICTIONS, Process, check_steps, flat_mean
+from dit_lab.program import quoted
 
 
 def linear_betas(steps: int) -> np.ndarray:
@@ -28,6 +29,9 @@ def cosine_betas(steps: int) -> np.ndarray:
 
 
 SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+# Below this alpha_bar x0 = (x - s eps) / a is nothing but the error of eps, magnified. The linear schedule ends at 4e-5
+# and can still be read there; the last four of the cosine schedule's 1000 steps lie below, down to 2e-9.
+FAINT = 3e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,7 @@ class Diffusion(Process):
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"there is no prediction {self.prediction!r}; there are {', '.join(PREDICTIONS)}")
+            raise ValueError(f"there is no prediction {quoted(self.prediction)}; there are {', '.join(PREDICTIONS)}")
         if len(self.betas) != len(self.timesteps) or not np.all((self.betas > 0) & (self.betas < 1)):
             raise ValueError("betas must lie between 0 and 1, one a timestep (a linear schedule's from 21 steps on)")
 
@@ -52,7 +56,7 @@ class Diffusion(Process):
     def named(cls, schedule: str = "linear", prediction: str = "eps", steps: int = 1000) -> "Diffusion":
         """The full process of a named schedule; the paper's is linear with eps over 1000 steps."""
         if schedule not in SCHEDULES:
-            raise ValueError(f"there is no schedule {schedule!r}; there are {', '.join(SCHEDULES)}")
+            raise ValueError(f"there is no schedule {quoted(schedule)}; there are {', '.join(SCHEDULES)}")
         check_steps(steps)
         return cls(SCHEDULES[schedule](steps), np.arange(steps), prediction)
 
@@ -82,6 +86,13 @@ class Diffusion(Process):
         alpha_bar = self.alpha_bar[kept]
         betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
         return Diffusion(betas, self.timesteps[kept], self.prediction)
+
+    def readable(self) -> "Diffusion":
+        """The process less its last steps where it predicts eps and alpha_bar is next to nothing (`FAINT`)."""
+        kept = max(1, int(np.sum(self.alpha_bar >= FAINT)))
+        if self.prediction != "eps" or kept == len(self.betas):
+            return self
+        return replace(self, betas=self.betas[:kept], timesteps=self.timesteps[:kept])
 
     def times(self, count: int, random: torch.Generator, spread: str = "uniform"):
         """The steps that a batch is trained at: `-> i: b`, all equally likely. Raises ValueError on another spread."""

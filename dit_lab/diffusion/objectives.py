@@ -7,6 +7,7 @@
 from dit_lab.diffusion.flow import Flow, SiT
 from dit_lab.diffusion.gaussian import SCHEDULES, Diffusion
 from dit_lab.diffusion.process import Process
+from dit_lab.program import quoted
 
 PROCESSES = {**dict.fromkeys(SCHEDULES, Diffusion), "flow": Flow, "sit": SiT}
 
@@ -14,7 +15,7 @@ PROCESSES = {**dict.fromkeys(SCHEDULES, Diffusion), "flow": Flow, "sit": SiT}
 def process_of(config) -> Process:
     """The full process that a model's config names. Raises ValueError when it names none that can be."""
     if config.schedule not in PROCESSES:
-        raise ValueError(f"there is no schedule {config.schedule!r}; there are {', '.join(PROCESSES)}")
+        raise ValueError(f"there is no schedule {quoted(config.schedule)}; there are {', '.join(PROCESSES)}")
     process = PROCESSES[config.schedule].named(config.schedule, config.prediction)
     if config.learned_variance and isinstance(process, Flow):
         raise ValueError("flow matching has no variance to learn; build the model with learned_variance=False")

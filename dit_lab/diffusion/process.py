@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from einops import rearrange, reduce
 
+from dit_lab.program import quoted
+
 
 class Prediction(NamedTuple):
     """How a parametrisation reads: its training target, and x0 from its output, both linear in what they are given."""
@@ -59,6 +61,10 @@ class Process:
         """What the network is told at step `i: b -> b`."""
         raise NotImplementedError
 
+    def readable(self) -> "Process":
+        """The steps at which x0 can be read from what is predicted; the process itself where that is all of them."""
+        return self
+
     def bound(self, x0, x, i, output, v):
         """What trains the variance value `v: b c h w`, in bits per dimension: `-> b`."""
         raise NotImplementedError
@@ -68,10 +74,16 @@ class Process:
         a, s = self.signal_and_noise(i, x0)
         return a * x0 + s * eps
 
-    def denoised(self, output, x, i):
-        """x0 and eps as the network sees them: `output, x: b c h w, i: b -> (b c h w, b c h w)`; nothing is clipped."""
+    def denoised(self, output, x, i, clip: bool = False):
+        """x0 and eps as the network sees them: `output, x: b c h w, i: b -> (b c h w, b c h w)`.
+
+        With `clip`, x0 is held to [-1, 1] and eps is what then fits x, as the original's clip_denoised does.
+        """
         a, s = self.signal_and_noise(i, x)
         x0 = PREDICTIONS[self.prediction].x0(x, output, a, s)
+        if clip:
+            x0 = x0.clamp(-1, 1) + 0 * x0  # 0 times Inf is NaN: what the network cannot say stays visible
+            return x0, (x - a * x0) / s
         return x0, output if self.prediction == "eps" else (x - a * x0) / s
 
     def losses(self, model, x0, i, y, eps, min_snr: float | None = None) -> Losses:
@@ -120,4 +132,4 @@ def check_steps(steps, most: float = float("inf")) -> None:
     """Raise ValueError unless `steps` is a whole number from 1 to `most`."""
     if not whole(steps) or not 1 <= steps <= most:
         range_ = f"from 1 to {most}" if most < float("inf") else "of at least 1"
-        raise ValueError(f"steps must be a whole number {range_}, not {steps!r}")
+        raise ValueError(f"steps must be a whole number {range_}, not {quoted(steps)}")

@@ -5,16 +5,16 @@ previews, plots and traces are the caller's: they read the steps as they come.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 
 import torch
 from einops import rearrange, repeat
 
+from dit_lab.diffusion.checks import check, clips, drawn, whole_labels
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
-from dit_lab.diffusion.process import split_output, whole
+from dit_lab.diffusion.process import split_output
 from dit_lab.diffusion.solvers import IN_LOG_SNR, SOLVERS, Now
 
 
@@ -88,29 +88,32 @@ def seeded_noise(seed: int) -> Callable[[Sequence[int]], torch.Tensor]:
 
 def sample(
     model, labels, *, sampler="ddim", steps=50, cfg_scale=1.0, cfg_channels=None, cfg_interval=None, eta=0.0, seed=0,
-    noise=None, size=None, process=None,
+    noise=None, size=None, process=None, clip_x0=None,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoise one image a label, `labels: b` ints, yielding a `Step` for each of `steps`, noisiest first.
 
     The null label (`num_classes` of the model's config) may be asked for. `noise(shape)` is called once for x_T and
     once at every step, with `b c h w`; by default it follows `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or
-    (h, w) when it differs from the trained one; `process` replaces the one that the model's config names. Raises
-    ValueError, before any work, on arguments that make no sense.
+    (h, w) when it differs from the trained one; `process` replaces the one that the model's config names. `clip_x0` is
+    `clips`'; where nothing is clipped, the walk begins where x0 can be read (`Diffusion.readable`). Raises ValueError,
+    before any work, on arguments that make no sense.
     """
     config = model.config if size is None else replace(model.config, input_size=size)
-    labels = whole_labels(labels, config.num_classes)
-    check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise)
-    process = (process or process_of(config)).respaced(steps, first=sampler not in IN_LOG_SNR)
+    labels = whole_labels(labels, config.num_classes, config.null_label)
+    check(config, SAMPLERS, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise, process, clip_x0)
+    process = process_of(config) if process is None else process
+    clip = clips(config, process, clip_x0)
+    process = (process if clip else process.readable()).respaced(steps, first=sampler not in IN_LOG_SNR)
     if sampler not in (fitting := samplers_for(process)):
         raise ValueError(f"{sampler} takes a diffusion's steps; for flow matching take {', '.join(fitting)}")
-    guidance = Guidance(cfg_scale, cfg_channels, cfg_interval)
+    guidance = Guidance(float(cfg_scale), cfg_channels, cfg_interval)
     shape = (len(labels), config.in_channels, *config.size)
     noise = seeded_noise(seed) if noise is None else noise
-    return walk(model, labels, process, SAMPLERS[sampler], guidance, eta, noise, shape)
+    return walk(model, labels, process, SAMPLERS[sampler], guidance, float(eta), noise, shape, clip)
 
 
 @torch.no_grad()
-def walk(model, labels, process, sampler, guidance, eta, noise, shape) -> Iterator[Step]:
+def walk(model, labels, process, sampler, guidance, eta, noise, shape, clip) -> Iterator[Step]:
     """The sampling loop behind `sample`, all arguments checked and resolved; `process` is the shortened one."""
     device = next(model.parameters()).device
     y = torch.tensor(labels, device=device)
@@ -119,8 +122,11 @@ def walk(model, labels, process, sampler, guidance, eta, noise, shape) -> Iterat
         """The step's Now, and eps of the conditional and the unconditional half."""
         i = torch.full_like(y, number)
         cond, uncond, v = predict(model, x, process.model_time(i), y, guidance)
-        x0, eps = process.denoised(cond if uncond is None else guidance.mix(cond, uncond), x, i)
+        x0, eps = process.denoised(cond if uncond is None else guidance.mix(cond, uncond), x, i, clip)
         halves = [None if half is None else process.denoised(half, x, i)[1] for half in (cond, uncond)]
+        # The bound teaches v to excuse a wrong x0 by more noise than there is; a walk believes it between the variances
+        # (2102.09672, section 3.1). With eps it stays near them, and is taken as it comes, as the original takes it.
+        v = v if v is None or process.prediction == "eps" else v.clamp(-1, 1)
         return Now(number, x, x0, eps, process.log_variance(v, i, x)), halves
 
     def ask(x, number):
@@ -133,14 +139,6 @@ def walk(model, labels, process, sampler, guidance, eta, noise, shape) -> Iterat
         x = sampler(process, now, before, ask, drawn(noise, shape, device), eta)
         yield Step(index, process.timesteps[number].item(), *now[1:4], *halves, now.log_variance, x)
         before = now
-
-
-def drawn(noise, shape, device):
-    """One draw of `noise`, in fp32 on `device`. Raises ValueError when its shape is not the one asked for."""
-    z = torch.as_tensor(noise(shape))
-    if tuple(z.shape) != shape:
-        raise ValueError(f"noise was asked for {shape} and gave {tuple(z.shape)}")
-    return z.to(device, torch.float32)
 
 
 def predict(model, x, t, y, guidance: Guidance):
@@ -165,39 +163,3 @@ def generate(model, labels, **options) -> torch.Tensor:
     for step in sample(model, labels, **options):
         final = step.previous
     return final
-
-
-def whole_labels(labels, num_classes: int) -> list[int]:
-    """`labels`, a list, array or tensor of whole numbers, as a list. Raises ValueError on others."""
-    plain = labels.tolist() if hasattr(labels, "tolist") else labels
-    plain = list(plain) if isinstance(plain, Iterable) else []
-    if not plain:
-        raise ValueError(f"labels must be a list of at least one whole number, not {labels!r}")
-    for label in plain:
-        if not whole(label) or not 0 <= label <= num_classes:
-            raise ValueError(f"labels must be whole numbers from 0 to {num_classes} (the null label), not {label!r}")
-    return [int(label) for label in plain]
-
-
-def check(config, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise=None) -> None:
-    """Raise ValueError, in one sentence, on sampling arguments that make no sense for a model of this config."""
-    if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise ValueError(f"there is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}")
-    if not (isinstance(eta, Real) and 0 <= eta <= 1):
-        raise ValueError(f"eta must be between 0 and 1, not {eta!r}")
-    if not (isinstance(cfg_scale, Real) and math.isfinite(cfg_scale)):
-        raise ValueError(f"cfg_scale must be a finite number, not {cfg_scale!r}")
-    if cfg_channels is not None and not (whole(cfg_channels) and 1 <= cfg_channels <= config.in_channels):
-        raise ValueError(f"cfg_channels must be a whole number from 1 to {config.in_channels}, not {cfg_channels!r}")
-    if cfg_interval is not None and not rising(cfg_interval):
-        raise ValueError(f"cfg_interval must be two timesteps in rising order, not {cfg_interval!r}")
-    if not (whole(seed) and -(2**63) <= seed < 2**64):
-        raise ValueError(f"seed must be a whole number of at most 64 bits, not {seed!r}")
-    if noise is not None and not callable(noise):
-        raise ValueError(f"noise must be a function of a shape that gives a tensor, not a {type(noise).__name__}")
-
-
-def rising(pair) -> bool:
-    """Whether `pair` is two numbers, the second not below the first."""
-    numbers = isinstance(pair, Sequence) and len(pair) == 2 and all(isinstance(end, Real) for end in pair)
-    return numbers and pair[0] <= pair[1]

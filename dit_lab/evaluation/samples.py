@@ -5,6 +5,7 @@ work, without changing a pixel.
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,12 +15,17 @@ import torch
 from einops import rearrange
 from tqdm.auto import tqdm
 
-from dit_lab.diffusion import SAMPLERS, generate
+from dit_lab.checkpoints.reading import listed
+from dit_lab.data import Pixels
+from dit_lab.diffusion import SAMPLERS, check_finite, generate
 from dit_lab.evaluation import adm
-from dit_lab.files import make_folder, write_json
+from dit_lab.files import check_fields, clear, make_folder, read_json, write_json
+from dit_lab.program import quoted
 
 BATCH = 100
 SETTINGS = "settings.json"
+PLAIN = re.compile(r"[\w./-]{1,40}")
+OWN = r"batch-\d{6,}\.npz|settings\.json"  # files of samples, as a pattern of their names
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Samples:
 
     def versions(self) -> list[dict]:
         """The versions of dit_lab and its libraries that drew the batches, the first one's first."""
-        return json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))["drawn_with"]
+        return self.read()["drawn_with"]
 
     def labels(self, start: int, stop: int) -> np.ndarray:
         """Labels of pictures `start` to `stop`: the classes in turn, 0 without classes."""
@@ -92,8 +98,7 @@ class Samples:
         """Make the folder, or go on in it; `versions` are those that draw what is missing. Raises ValueError."""
         kept = self.kept(settings)
         make_folder(self.folder)
-        for leftover in self.folder.glob(".*.partial"):
-            leftover.unlink()
+        clear(self.folder, OWN)
         drawn_with = kept.get("drawn_with", [])
         if versions not in drawn_with and not all(self.path(number).is_file() for number in range(len(self))):
             drawn_with.append(versions)
@@ -103,18 +108,25 @@ class Samples:
         """What is kept of how the batches were made, if any are there. Raises ValueError unless by `settings`."""
         if not any(self.folder.glob("batch-*.npz")):
             return {}
+        kept = self.read()
+        settings = json.loads(json.dumps(settings))
+        shown = lambda value: value if isinstance(value, str) and PLAIN.fullmatch(value) else quoted(value, 30)
+        changed = [f"{n} {shown(kept.get(n))} (now {shown(now)})" for n, now in settings.items() if kept.get(n) != now]
+        if changed:
+            raise ValueError(f"{self.folder} has samples of {listed(changed, 3)}; give --out another folder")
+        return kept
+
+    def read(self) -> dict:
+        """How the batches that are there were made. Raises ValueError where nothing readable says so."""
         try:
-            kept = {**json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))}
-        except (OSError, ValueError, TypeError) as error:
+            kept = {"drawn_with": []} | read_json(self.folder / SETTINGS)
+            check_fields(kept, drawn_with=(is_versions, "the versions of libraries"))
+            return kept
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"{self.folder} has samples, but no readable {SETTINGS} that says how they were made; "
                 "give --out another folder"
             ) from error
-        settings = json.loads(json.dumps(settings))
-        changed = [f"{n} {kept.get(n)} (now {now})" for n, now in settings.items() if kept.get(n) != now]
-        if changed:
-            raise ValueError(f"{self.folder} has samples of {', '.join(changed)}; give --out another folder")
-        return kept
 
     def draw(self, model, codec, rank: int, processes: int) -> None:
         """Make this process's share of the batches that are not there yet."""
@@ -124,13 +136,19 @@ class Samples:
         for number in bar:
             labels = self.labels(number * size, (number + 1) * size)
             seed = np.random.SeedSequence([self.sampling.seed, number]).generate_state(1, np.uint64)[0]
-            final = generate(model, labels.tolist(), seed=int(seed >> np.uint64(1)), **self.sampling.options)
+            options = self.sampling.options | {"clip_x0": None if isinstance(codec, Pixels) else False}
+            final = generate(model, labels.tolist(), seed=int(seed >> np.uint64(1)), **options)
             pictures = codec.decode(final).float()
-            if not (final.isfinite().all() and pictures.isfinite().all()):
-                raise ValueError(f"batch {number} holds NaN or Inf: the model diverged, or the guidance is too strong")
+            check_finite(f"batch {number}", final, pictures)
             pixels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
             pixels = rearrange(pixels, "b c h w -> b h w c").cpu().numpy()
             adm.write(self.path(number), len(pixels), [(pixels, labels)])
+
+
+def is_versions(value) -> bool:
+    """Whether a value of JSON is a list of versions by name."""
+    fits = lambda row: isinstance(row, dict) and all(isinstance(version, str) for version in row.values())
+    return isinstance(value, list) and all(map(fits, value))
 
 
 def draw(model, count: int, steps: int, cfg_scale: float, decode=lambda latents: latents):

@@ -17,15 +17,18 @@ import torch
 import tyro
 
 from dit_lab.checkpoints import load
+from dit_lab.checkpoints.reading import listed
 from dit_lab.commands.train import follow
 from dit_lab.data import Images, Latents
 from dit_lab.experiments.judge import MEASURED, REBUILT, Judge
+from dit_lab.experiments.kept import log_of, read_judged, read_results
 from dit_lab.experiments.page import save_figure, write_page
 from dit_lab.experiments.plan import Kept, Plan
 from dit_lab.files import make_folder, writable, write_json
 from dit_lab.models import Config, build, count
 from dit_lab.training import TrainOptions, train
-from dit_lab.training.folder import LOG, can_resume
+from dit_lab.training.folder import can_resume
+from dit_lab.training.lock import hold
 
 JUDGED = "judged.json"
 TRAINING_STEPS_MEANT = 100  # the training loss is the mean of so many last steps
@@ -82,10 +85,13 @@ def command_of(kind: type[Experiment], plan: Plan = Plan()) -> Callable:  # noqa
 
 def carry_out(models: Experiment, plan: Plan, kept: Kept) -> dict:
     """Train and judge what is not yet, and write the figure and the page. Returns the results."""
-    table = compared(models, plan, kept)
-    save_figure(models.figure(table), kept.results.with_suffix(".png"))
-    write_page(kept.results.with_suffix(".md"), models.title, models.command(), models.markdown(table))
-    return table
+    figure, page = kept.results.with_suffix(".png"), kept.results.with_suffix(".md")
+    writable(kept.results, figure, page)
+    with hold(kept.out, "experiment"):
+        table = compared(models, plan, kept)
+        save_figure(models.figure(table), figure)
+        write_page(page, models.title, models.command(), models.markdown(table))
+        return table
 
 
 def compared(models: Experiment, plan: Plan, kept: Kept) -> dict:
@@ -93,7 +99,6 @@ def compared(models: Experiment, plan: Plan, kept: Kept) -> dict:
 
     Raises ValueError where there are results already that were made with other settings.
     """
-    writable(kept.results)
     judge = Judge(plan, models.size, kept.out)
     table = opened(kept.results, json.loads(json.dumps(asdict(models) | plan.settings)), judge)
     for seed in plan.seeds:
@@ -113,9 +118,9 @@ def opened(results: Path, settings: dict, judge: Judge) -> dict:
     if not results.is_file():
         rebuilt = {REBUILT: judge.distance_of_rebuilt()} if settings["vae"] else {}
         return {"settings": settings | {MEASURED: judge.distance_of_real(), **rebuilt}, "runs": []}
-    table = json.loads(results.read_text(encoding="utf-8"))
+    table = read_results(results)
     if changed := [name for name in settings if table["settings"].get(name) != settings[name]]:
-        raise ValueError(f"{results} was made with another {', '.join(changed)}; give --results another name")
+        raise ValueError(f"{results} was made with another {listed(changed)}; give --results another name")
     return table
 
 
@@ -130,12 +135,11 @@ def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -
         curve.append({"step": steps, "train_loss": loss, **figures, "seconds": time.perf_counter() - start})
         write_json(kept, {"made": made, "curve": curve})
     counted = count(config)
-    log = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     tokens = math.prod(side // config.stages[0].patch for side in config.size)
     return {
         "parameters": counted.params, "macs": counted.macs, "tokens": tokens, **curve[-1],
         "seconds": sum(figures["seconds"] for figures in curve),
-        "curve": curve, "losses": [[line["step"], line["mse"]] for line in log],
+        "curve": curve, "losses": [[line["step"], line["mse"]] for line in log_of(folder)],
     }  # fmt: skip
 
 
@@ -143,14 +147,10 @@ def judged_before(kept: Path, made: dict) -> list[dict]:
     """A run's judgements so far. Raises ValueError when they are of another model, or made in another way."""
     if not kept.is_file():
         return []
-    try:
-        before = json.loads(kept.read_text(encoding="utf-8"))
-        there, curve = dict(before["made"]), list(before["curve"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{kept} does not say what was judged; give --out another folder") from error
-    if changed := [name for name in made if there.get(name) != made[name]]:
-        raise ValueError(f"{kept.parent} holds a run with another {', '.join(changed)}; give --out another folder")
-    return curve
+    before = read_judged(kept)
+    if changed := [name for name in made if before["made"].get(name) != made[name]]:
+        raise ValueError(f"{kept.parent} holds a run with another {listed(changed)}; give --out another folder")
+    return before["curve"]
 
 
 def trained(config: Config, images, options: TrainOptions, folder: Path) -> float:
@@ -159,8 +159,7 @@ def trained(config: Config, images, options: TrainOptions, folder: Path) -> floa
     steps = train(build(config), images, options, out=folder, resume=can_resume(folder))
     if stopped := follow(steps, options.steps):
         sys.exit(128 + stopped)
-    lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
-    last = [line["loss"] for line in lines if line["step"] > options.steps - TRAINING_STEPS_MEANT]
+    last = [line["loss"] for line in log_of(folder) if line["step"] > options.steps - TRAINING_STEPS_MEANT]
     return sum(last) / len(last)
 
 

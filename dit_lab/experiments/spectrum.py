@@ -34,7 +34,7 @@ def spectrum_command(
         steps: DDIM steps, each of them looked at.
         results: The JSON to write; the figure goes beside it.
     """
-    writable(results)
+    writable(results, results.with_suffix(".png"))
     spectra = {}
     for name, source in sources(checkpoints, ladder, seed).items():
         model = load(source).model

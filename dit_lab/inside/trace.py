@@ -17,6 +17,7 @@ from dit_lab.diffusion.process import whole
 from dit_lab.inside.geometry import interleaved
 from dit_lab.models.grid_layers import Layout
 from dit_lab.models.layers import Attend, Modulation, attention_map
+from dit_lab.program import quoted
 
 
 class TraceError(ValueError):
@@ -135,12 +136,12 @@ def chosen_blocks(attention, depth: int) -> list[int]:
     if attention is None or attention == "all":
         return list(range(depth)) if attention else []
     if isinstance(attention, str) or not isinstance(attention, Sequence):
-        raise TraceError(f'attention must be a list of block numbers, "all" or None, not {attention!r}')
+        raise TraceError(f'attention must be a list of block numbers, "all" or None, not {quoted(attention)}')
     return [place("block", number, depth) for number in attention]
 
 
 def place(what: str, number: int, count: int) -> int:
     """`number` itself. Raises TraceError unless it is a whole number below `count`."""
     if not whole(number) or not 0 <= number < count:
-        raise TraceError(f"{what} must be a whole number from 0 to {count - 1}, not {number!r}")
+        raise TraceError(f"{what} must be a whole number from 0 to {count - 1}, not {quoted(number)}")
     return number

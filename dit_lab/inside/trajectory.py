@@ -5,20 +5,18 @@ at every step, runs that one step again, and computes the rows that somebody ask
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from einops import rearrange, reduce
-from torch import nn
 
-from dit_lab.diffusion import Step, sample
-from dit_lab.diffusion.sampling import whole_labels
 from dit_lab.inside.geometry import token_under
 from dit_lab.inside.trace import Seen, TraceError, modulation_of, place, watch
-from dit_lab.inside.trajectory_file import OPTIONS, check_parts, read_parts, write_parts
-from dit_lab.models import BLOCKS, Config, config_of
+from dit_lab.inside.trajectory_file import check_parts, read_parts, write_parts
+from dit_lab.models import BLOCKS, Config
+from dit_lab.program import quoted
 
 CONDITION_TOKENS = 2
 LIMIT = 2**30
@@ -69,7 +67,7 @@ class Trajectory:
         if stage is None and len(stages) == 1:
             return next(iter(stages.values()))
         if stage not in stages:
-            raise TraceError(f"stage must be one of {', '.join(stages)}, whose grids differ, not {stage!r}")
+            raise TraceError(f"stage must be one of {', '.join(stages)}, whose grids differ, not {quoted(stage)}")
         return stages[stage]
 
     def attention(
@@ -183,12 +181,14 @@ class Trajectory:
         """The label that a half of a sample's pass is given. Raises TraceError on another model, sample or half."""
         if model.config != self.config:
             ours, theirs = self.config.as_json(), model.config.as_json()
-            unlike = [name for name in ours if name not in theirs or ours[name] != theirs[name]]
+            unlike = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
             raise TraceError(f"this trajectory was recorded with another model; they differ in {', '.join(unlike)}")
         if half not in ("cond", "uncond"):
-            raise TraceError(f'half must be "cond" or "uncond", not {half!r}')
+            raise TraceError(f'half must be "cond" or "uncond", not {quoted(half)}')
         if half == "uncond" and not self.config.num_classes:
             raise TraceError("a model without classes has no unconditional half")
+        if half == "uncond" and not self.config.null_label:
+            raise TraceError("this model has no null label, so no unconditional half: it was trained without")
         label = self.labels[place("sample", sample, len(self.labels))]
         return label if half == "cond" else self.config.num_classes
 
@@ -201,50 +201,9 @@ class Trajectory:
         """Read what `save` wrote; nothing in it is executed. Raises TraceError, in a sentence, on any other file."""
         parts = read_parts(path)
         try:
-            return cls(**parts | {"config": config_of(parts["config"])})
-        except (TypeError, ValueError) as error:
+            return cls(**parts)
+        except TraceError as error:
             raise TraceError(f"{path} is damaged: {error}") from error
-
-
-class Recording:
-    """Iterate over it instead of over `sample(model, labels, **options)`: the same steps, and then a `trajectory`."""
-
-    def __init__(self, model: nn.Module, labels, **options):
-        self.config = model.config
-        self.labels = whole_labels(labels, model.config.num_classes)
-        self.options = {name: plain(options.get(name, default)) for name, default in OPTIONS.items()}
-        if options.get("noise") is not None:
-            self.options["seed"] = None
-        self.steps = self.keep(sample(model, self.labels, **options))
-        self.finished = None
-
-    def __iter__(self) -> Iterator[Step]:
-        return self.steps
-
-    def keep(self, steps) -> Iterator[Step]:
-        """Pass the steps on and keep what a trajectory holds of them."""
-        kept = []
-        for step in steps:
-            kept.append([step.t, *(tensor.to("cpu", copy=True) for tensor in (step.x, step.x0, step.eps))])
-            yield step
-        t, *tensors = zip(*kept, strict=True)
-        tensors = [torch.stack(tensor) for tensor in tensors]
-        self.finished = Trajectory(self.config, self.labels, self.options, list(t), *tensors, step.previous.cpu())
-
-    @property
-    def trajectory(self) -> Trajectory:
-        """What was recorded. Raises TraceError until the iteration has come to its end."""
-        if self.finished is None:
-            raise TraceError("the recording has no trajectory yet: iterate over it to its end first")
-        return self.finished
-
-
-def record(model: nn.Module, labels, **options) -> Trajectory:
-    """Sample and keep the trajectory; `labels` and `options` are those of `sample`."""
-    recording = Recording(model, labels, **options)
-    for _ in recording:
-        pass
-    return recording.trajectory
 
 
 def rows_of(seen: Seen, blocks: range, query: int, kind: str) -> torch.Tensor:
@@ -257,7 +216,7 @@ def numbers(what: str, asked) -> list | None:
     """A list, array or tensor of numbers as a list; None stays. Raises TraceError on anything else."""
     plain = asked.tolist() if hasattr(asked, "tolist") else asked
     if plain is not None and not isinstance(plain, Sequence | range):
-        raise TraceError(f"{what} must be a list of numbers, not {asked!r}")
+        raise TraceError(f"{what} must be a list of numbers, not {quoted(asked)}")
     return plain
 
 
@@ -268,10 +227,3 @@ def amount(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.3g} GiB"
-
-
-def plain(value):
-    """An option as JSON has it: lists for tuples, Python's numbers for numpy's."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(each) for each in value]
-    return value.tolist() if hasattr(value, "tolist") else value

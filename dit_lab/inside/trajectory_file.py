@@ -1,19 +1,21 @@
 """The file of a trajectory: one safetensors file with a versioned JSON description, checked before it is believed."""
 
-import json
 from dataclasses import replace
 from inspect import signature
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from dit_lab.diffusion import sample
-from dit_lab.diffusion.process import whole
-from dit_lab.diffusion.sampling import check, whole_labels
-from dit_lab.files import write_tensors
+from dit_lab.checkpoints import map_tensors
+from dit_lab.diffusion import SAMPLERS, process_of, sample
+from dit_lab.diffusion.checks import ETA, check, whole_labels
+from dit_lab.diffusion.process import check_steps, whole
+from dit_lab.files import json_object, write_tensors
 from dit_lab.inside.trace import TraceError
-from dit_lab.models import BLOCKS
+from dit_lab.models import BLOCKS, Config, config_of
+from dit_lab.program import quoted
 
+MOST_STEPS = 2**20
 FORMAT, VERSION = "dit_lab trajectory", 1
 TENSORS = ("x", "x0", "eps", "sample")
 DESCRIPTION = ("config", "labels", "options", "t")
@@ -35,49 +37,76 @@ def write_parts(path, parts: dict) -> None:
 
 
 def read_parts(path) -> dict:
-    """The fields of a trajectory, its config as plain JSON; not yet checked against each other. Raises TraceError."""
+    """The fields of a trajectory, not yet checked against each other. Raises TraceError where one is none."""
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise TraceError(f"{path} is not a whole trajectory file: it is no file")
     try:
-        with safe_open(path, framework="pt") as file:
-            about = described(path, (file.metadata() or {}).get("dit_lab", "null"))
-            tensors = {name: file.get_tensor(name).clone() for name in TENSORS}
-    except (OSError, SafetensorError) as error:
-        raise TraceError(f"{path} is not a whole trajectory file: {error}") from error
-    return {name: about[name] for name in DESCRIPTION} | tensors
+        stored, metadata = map_tensors(Path(path))
+    except Exception as error:  # a damaged header can name types and shapes that fail in any way
+        raise TraceError(f"{path} is not a whole trajectory file: {quoted(str(error), 200)}") from error
+    about = described(path, metadata)
+    if missing := [name for name in TENSORS if name not in stored]:
+        raise TraceError(f"{path} is not a whole trajectory file: it lacks {', '.join(missing)}")
+    tensors = {name: stored[name].clone() for name in TENSORS}
+    return {name: about[name] for name in DESCRIPTION} | {"options": of_today(about["options"])} | tensors
 
 
-def described(path, text: str) -> dict:
+def described(path, metadata: dict) -> dict:
     """The JSON description of a trajectory file. Raises TraceError on a foreign, a newer or an incomplete one."""
     try:
-        about = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TraceError(f"{path} is damaged: its description is not JSON") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        about = json_object(metadata.get("dit_lab", "{}"))
+    except ValueError as error:
+        raise TraceError(f"{path} is damaged: its description should be a JSON object: {error}") from error
+    if about.get("format") != FORMAT:
         raise TraceError(f"{path} is a safetensors file, but not a trajectory")
-    if about.get("version") != VERSION:
-        raise TraceError(f"{path} is a trajectory of version {about.get('version')!r}; this dit_lab reads {VERSION}")
+    if (version := about.get("version")) != VERSION:
+        raise TraceError(f"{path} is a trajectory of version {quoted(version)}; this dit_lab reads {VERSION}")
     if missing := [name for name in DESCRIPTION if name not in about]:
         raise TraceError(f"{path} is damaged: its description lacks {', '.join(missing)}")
-    return about
+    try:
+        return about | {"config": sampled_by(about["config"])}
+    except (TypeError, ValueError) as error:
+        raise TraceError(f"{path} is damaged: {error}") from error
+
+
+def sampled_by(fields) -> Config:
+    """The config of a trajectory, of a model that can be built and sampled. Raises ValueError on any other."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"its config should be a JSON object, not {quoted(fields)}")
+    config = config_of(fields)
+    process_of(config)
+    return config
+
+
+def of_today(options):
+    """The options of a file, an older one's as they would be said now: nothing was clipped, and a vain eta is none."""
+    if not isinstance(options, dict) or "clip_x0" in options:
+        return options
+    vain = {"eta": 0.0} if "eta" in options and options.get("sampler") != ETA else {}
+    return options | vain | {"clip_x0": False}
 
 
 def check_parts(trajectory) -> None:
     """Raise ValueError or TypeError, in one sentence, unless the parts of a trajectory fit each other."""
     config, options = trajectory.config, trajectory.options
     if config.block not in BLOCKS:
-        raise ValueError(f"there is no conditioning block {config.block!r}; there are {', '.join(BLOCKS)}")
+        raise ValueError(f"there is no conditioning block {quoted(config.block)}; there are {', '.join(BLOCKS)}")
     if not isinstance(options, dict) or set(options) != set(OPTIONS):
         raise ValueError(f"the options must be {', '.join(OPTIONS)}")
     taken = {name: value for name, value in options.items() if name not in ("steps", "size")}
-    check(config, **taken | {"seed": options["seed"] or 0})
-    labels = whole_labels(trajectory.labels, config.num_classes)
+    check(config, SAMPLERS, **taken | {"seed": 0 if options["seed"] is None else options["seed"]})
+    check_steps(options["steps"], MOST_STEPS)
+    labels = whole_labels(trajectory.labels, config.num_classes, config.null_label)
     resized = config if options["size"] is None else replace(config, input_size=options["size"])
     shape = (options["steps"], len(labels), config.in_channels, *resized.size)
     for name, expected in zip(TENSORS, (shape, shape, shape, shape[1:]), strict=True):
         tensor = getattr(trajectory, name)
         if tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
-            raise ValueError(f"{name} must be fp32 of shape {expected}, not {tensor.dtype} of {tuple(tensor.shape)}")
-    if len(trajectory.t) != len(trajectory.x) or not all(timestep(t) for t in trajectory.t):
-        raise ValueError(f"t must be {len(trajectory.x)} timesteps, not {trajectory.t!r}")
+            there = f"{tensor.dtype} of {quoted(tuple(tensor.shape))}"
+            raise ValueError(f"{name} must be fp32 of shape {expected}, not {there}")
+    t, steps = trajectory.t, options["steps"]
+    if not isinstance(t, list) or len(t) != steps or not all(map(timestep, t)):
+        raise ValueError(f"t must be {steps} timesteps, not {quoted(t)}")
 
 
 def timestep(t) -> bool:

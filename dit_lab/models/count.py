@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dit_lab.models.config import Config
 from dit_lab.models.presets import build
+from dit_lab.program import quoted
 
 ELSEWHERE = "elsewhere"
 
@@ -66,7 +67,7 @@ class Count:
         """The row of a part, `count["blocks.*.attn"]`. Raises KeyError that lists the parts."""
         rows = {row.part: row for row in self.rows}
         if part not in rows:
-            raise KeyError(f"there is no part {part!r}; there are {', '.join(rows)}")
+            raise KeyError(f"there is no part {quoted(part)}; there are {', '.join(rows)}")
         return rows[part]
 
     def __str__(self) -> str:

@@ -2,6 +2,8 @@
 
 import torch
 
+from dit_lab.program import quoted
+
 
 def pick_device(name: str) -> torch.device:
     """`auto` is the first of cuda, mps and cpu that is there. Raises ValueError on one that is not there."""
@@ -10,13 +12,13 @@ def pick_device(name: str) -> torch.device:
         return torch.device(next(kind for kind, usable in there.items() if usable))
     usable = ", ".join(kind for kind in there if there[kind])
     if not there.get(name.partition(":")[0], False):
-        raise ValueError(f"there is no device {name!r} here; there is {usable}")
+        raise ValueError(f"there is no device {quoted(name)} here; there is {usable}")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"{name!r} is no device's name; there is {usable}") from error
+        raise ValueError(f"{quoted(name)} is no device's name; there is {usable}") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"there is no device {name!r} here; the last is cuda:{torch.cuda.device_count() - 1}")
+        raise ValueError(f"there is no device {quoted(name)} here; the last is cuda:{torch.cuda.device_count() - 1}")
     return device
 
 

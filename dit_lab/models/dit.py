@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import nn
 
 from dit_lab.models.blocks.base import Block
-from dit_lab.models.config import Config, StageShape
+from dit_lab.models.config import MOST, Config, StageShape
 from dit_lab.models.layers import (
     MLP,
     Attention,
@@ -38,6 +38,10 @@ class DiTConfig(Config):
             raise ValueError(
                 f"input_size {self.input_size} must be one or two positive multiples of patch_size {self.patch_size}"
             )
+        self.check_tokens()
+        if self.grid[0] * self.grid[1] * self.dim > MOST["table"]:
+            told = f"{self.grid[0]} x {self.grid[1]} tokens of dim {self.dim} make a position table"
+            raise ValueError(f"{told} of more than {MOST['table']} numbers")
         if self.dim % 4:
             raise ValueError(f"dim must be a multiple of 4 (2-D sine and cosine positions), not {self.dim}")
         check_heads(self.dim, self.heads)
@@ -57,7 +61,8 @@ class DiT(nn.Module):
     """`x: b c h w, t: b, y: b -> b (2c) h w` (prediction, variance value), or `b c h w` without learned variance.
 
     `y` holds labels below `num_classes`, or `num_classes` itself, the null label; without `y` all are null. Inputs of
-    another size than the trained one get a freshly computed position table. Raises ValueError when `x` does not fit.
+    another size than the trained one get a freshly computed position table. Raises ValueError when `x` does not fit, or
+    without `y` where the config has no null label.
     """
 
     def __init__(self, config: DiTConfig, block: type[Block]):
@@ -67,7 +72,7 @@ class DiT(nn.Module):
         self.patch_embedding = Linear(config.in_channels * patch**2, dim)
         self.register_buffer("positions", position_table(dim, *config.grid))
         self.time_embedding = TimestepEmbedding(dim)
-        self.label_embedding = LabelEmbedding(config.num_classes, dim)
+        self.label_embedding = LabelEmbedding(config.num_classes, dim, config.null_label)
         self.blocks = nn.ModuleList(
             block(dim, config.heads, Attention(dim, config.heads), MLP(dim, config.mlp_ratio))
             for _ in range(config.depth)
@@ -87,6 +92,7 @@ class DiT(nn.Module):
 
     def condition(self, t, y=None):
         """The two condition tokens, time and label: `t: b, y: b -> b k d`, k = 2."""
+        self.config.check_labels(y)
         return condition_tokens(self.time_embedding, self.label_embedding, t, y)
 
     def block_conditions(self, t, y=None):
@@ -112,8 +118,7 @@ class DiT(nn.Module):
     def token_grid(self, x) -> tuple[int, int]:
         """(rows, columns) of the patches that `x: b c h w` is cut into. Raises ValueError when it cannot be."""
         channels, patch = self.config.in_channels, self.config.patch_size
-        if x.ndim != 4 or x.shape[1] != channels or x.shape[2] % patch or x.shape[3] % patch:
-            raise ValueError(
-                f"this DiT takes b {channels} h w with h, w multiples of its patch size {patch}, not {tuple(x.shape)}"
-            )
+        if x.ndim != 4 or x.shape[1] != channels or any(side % patch or not side for side in x.shape[2:]):
+            told = f"this DiT takes b {channels} h w with h, w positive multiples of its patch size {patch}"
+            raise ValueError(f"{told}, not {tuple(x.shape)}")
         return x.shape[2] // patch, x.shape[3] // patch

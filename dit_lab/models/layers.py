@@ -169,17 +169,20 @@ def timestep_waves(t: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class LabelEmbedding(nn.Embedding):
-    """`y: b -> b d`, one row a class and a last one, number `num_classes`: the null label of unconditional passes."""
+    """`y: b -> b d`, one row a class and, with `null`, a last one: the null label of unconditional passes."""
 
-    def __init__(self, num_classes: int, dim: int):
-        super().__init__(num_classes + 1, dim)
+    def __init__(self, num_classes: int, dim: int, null: bool = True):
+        self.null = null
+        super().__init__(num_classes + null, dim)
 
     def reset_parameters(self):
         small_normal(self.weight)
 
 
 def condition_tokens(time_embedding, label_embedding, t, y=None):
-    """The two condition tokens, time and label: `t: b, y: b -> b k d`, k = 2; without `y`, all are the null label."""
+    """The two condition tokens, time and label: `t: b, y: b -> b k d`, k = 2; no `y` is all null, or ValueError."""
+    if y is None and not label_embedding.null:
+        raise ValueError("this model has no null label, which a call without y would take: give y, a class a picture")
     if y is None:
         null = torch.tensor(label_embedding.num_embeddings - 1, device=t.device)
         y = repeat(null, "-> b", b=t.shape[0])
@@ -195,11 +198,17 @@ def position_table(dim: int, rows: int, columns: int) -> torch.Tensor:
         raise ValueError(f"the position table needs a width that 4 divides, not {dim}")
     if torch.get_default_device().type == "meta":
         return torch.empty(rows * columns, dim)  # a shape is all that is asked for
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
-    row, column = torch.meshgrid(torch.arange(rows).double(), torch.arange(columns).double(), indexing="ij")
-    angles = rearrange([column, row], "coordinate h w -> (h w) coordinate 1") * omega
-    waves = torch.stack([angles.sin(), angles.cos()])
-    return rearrange(waves, "wave n coordinate omega -> n (coordinate wave omega)").float()
+    table = torch.empty(rows, columns, dim)
+    table[..., : dim // 2] = position_waves(columns, dim // 2)
+    table[..., dim // 2 :] = rearrange(position_waves(rows, dim // 2), "h d -> h 1 d")
+    return rearrange(table, "h w d -> (h w) d")
+
+
+def position_waves(count: int, width: int) -> torch.Tensor:
+    """Sines, then cosines, of one coordinate from 0 to `count` - 1: `-> count width` in fp32."""
+    omega = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width / 2))
+    angles = rearrange(torch.arange(count).double(), "n -> n 1") * omega
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
 def check_heads(dim: int, heads: int) -> None:

@@ -7,6 +7,7 @@ from dit_lab.models.blocks import BLOCKS
 from dit_lab.models.config import Config
 from dit_lab.models.dit import DiT, DiTConfig
 from dit_lab.models.udit import UDiT, UDiTConfig
+from dit_lab.program import quoted
 
 SIZES = {
     "XL": dict(depth=28, dim=1152, heads=16),
@@ -58,7 +59,7 @@ def preset(name: str, **changes) -> Config:
     if name not in PRESETS:
         near = get_close_matches(name, PRESETS, n=3, cutoff=0.3)
         there = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(PRESETS)}"
-        raise ValueError(f"there is no preset {name!r}; {there}")
+        raise ValueError(f"there is no preset {quoted(name)}; {there}")
     return changed(PRESETS[name], **changes)
 
 
@@ -69,22 +70,29 @@ def taking(images) -> dict:
 
 
 def config_of(fields: dict) -> Config:
-    """The way back from `Config.as_json`; a DiT where no architecture is named. Raises ValueError or TypeError."""
-    fields = dict(fields)
-    name = fields.pop("architecture", DiTConfig.architecture)
+    """The way back from `Config.as_json`; a DiT where no architecture is named. Raises ValueError."""
+    named = dict(fields)
+    name = named.pop("architecture", DiTConfig.architecture)
     kinds = {kind.architecture: kind for kind in MODELS}
     if not isinstance(name, str) or name not in kinds:
-        raise ValueError(f"there is no architecture {name!r}; there are {', '.join(kinds)}")
-    return kinds[name](**fields)
+        raise ValueError(f"there is no architecture {quoted(name)}; there are {', '.join(kinds)}")
+    if wrong := unknown(kinds[name], named):
+        raise ValueError(wrong)
+    return kinds[name](**named)
 
 
 def changed(config: Config, **changes) -> Config:
     """A config with some fields changed. Raises ValueError that names the fields there are."""
-    known = [field.name for field in fields(config)]
-    if unknown := sorted(set(changes) - set(known)):
-        what = f"a {config.architecture} config has no field {', '.join(unknown)}"
-        raise ValueError(f"{what}; its fields are {', '.join(known)}")
+    if wrong := unknown(config, changes):
+        raise ValueError(f"{wrong}; its fields are {', '.join(field.name for field in fields(config))}")
     return replace(config, **changes)
+
+
+def unknown(config: Config | type[Config], changes: dict) -> str:
+    """A sentence on fields that a config, or its class, does not have; empty where it has them all."""
+    others = sorted(set(changes) - {field.name for field in fields(config)})
+    named = ", ".join(quoted(name, 40)[1:-1] for name in others[:3])
+    return f"a {config.architecture} config has no field {named}" if others else ""
 
 
 def build(model: str | Config, **changes) -> DiT | UDiT:
@@ -95,5 +103,5 @@ def build(model: str | Config, **changes) -> DiT | UDiT:
     """
     config = preset(model, **changes) if isinstance(model, str) else changed(model, **changes)
     if config.block not in BLOCKS:
-        raise ValueError(f"there is no conditioning block {config.block!r}; there are {', '.join(BLOCKS)}")
+        raise ValueError(f"there is no conditioning block {quoted(config.block)}; there are {', '.join(BLOCKS)}")
     return MODELS[type(config)](config, BLOCKS[config.block])

@@ -8,11 +8,12 @@ from einops import rearrange
 from torch import nn
 
 from dit_lab.models.blocks.base import Block
-from dit_lab.models.config import Config, StageShape
+from dit_lab.models.config import MOST, Config, StageShape, is_whole
 from dit_lab.models.conv_mlp import ConvBranches, DepthwiseMLP, LinearPair, ReparameterisedMLP
 from dit_lab.models.grid_layers import DOWNSAMPLE, FACTOR, Conv, Grid, GridAttention
 from dit_lab.models.layers import MLP, LabelEmbedding, TimestepEmbedding, check_heads, condition_tokens, zeros
 from dit_lab.models.unfilled import unfilled
+from dit_lab.program import quoted
 
 PAIRS = 2  # the paper's block is two (attention, MLP) pairs, each with a modulation of its own: two of our blocks
 MLPS = {"plain": MLP, "depthwise": DepthwiseMLP, "reparameterised": ReparameterisedMLP}
@@ -42,14 +43,19 @@ class UDiTConfig(Config):
         super().__post_init__()
         depths = tuple(self.depths) if isinstance(self.depths, list | tuple) else ()
         object.__setattr__(self, "depths", depths)
-        if len(depths) < 3 or len(depths) % 2 == 0 or not all(type(depth) is int and depth > 0 for depth in depths):
-            raise ValueError(f"depths must be an odd number of stages, at least 3, of at least 1 block, not {depths}")
+        if len(depths) < 3 or len(depths) % 2 == 0 or not all(is_whole(depth) and depth > 0 for depth in depths):
+            told = "depths must be an odd number of stages, at least 3, of at least 1 block"
+            raise ValueError(f"{told}, not {quoted(self.depths)}")
+        if self.depth > MOST["depth"] or self.dim * 2 ** (self.levels - 1) > MOST["dim"]:
+            told = f"depths must have at most {MOST['depth'] // PAIRS} blocks in all, and levels that double dim"
+            raise ValueError(f"{told} to at most {MOST['dim']}, not {quoted(depths)}")
         for field, known in dict(downsample=DOWNSAMPLE, mlp=MLPS).items():
             if getattr(self, field) not in tuple(known):
-                raise ValueError(f"{field} must be one of {', '.join(known)}, not {getattr(self, field)!r}")
+                raise ValueError(f"{field} must be one of {', '.join(known)}, not {quoted(getattr(self, field))}")
         for field in ("cosine", "rope"):
             if not isinstance(getattr(self, field), bool):
-                raise ValueError(f"{field} must be true or false, not {getattr(self, field)!r}")
+                raise ValueError(f"{field} must be true or false, not {quoted(getattr(self, field))}")
+        self.check_tokens()
         check_heads(self.dim, self.heads)
         if self.rope and self.dim // self.heads % 4:
             raise ValueError(f"2-D RoPE needs heads of a width that 4 divides, not {self.dim} / {self.heads}")
@@ -123,10 +129,10 @@ class Up(Conv):
 class Condition(nn.Module):
     """The two condition tokens of one width, time and label: `t: b, y: b -> b k d`, k = 2."""
 
-    def __init__(self, dim: int, num_classes: int):
+    def __init__(self, dim: int, num_classes: int, null: bool):
         super().__init__()
         self.time_embedding = TimestepEmbedding(dim)
-        self.label_embedding = LabelEmbedding(num_classes, dim)
+        self.label_embedding = LabelEmbedding(num_classes, dim, null)
 
     def forward(self, t, y=None):
         return condition_tokens(self.time_embedding, self.label_embedding, t, y)
@@ -175,7 +181,7 @@ class UDiT(nn.Module):
         shapes, last = config.stages, config.levels - 1
         self.stem = Conv(config.in_channels, config.dim)
         self.conditions = nn.ModuleList(
-            Condition(config.dim * 2**level, config.num_classes) for level in range(config.levels)
+            Condition(config.dim * 2**level, config.num_classes, config.null_label) for level in range(config.levels)
         )
         self.encoder = nn.ModuleList(Stage(config, shape, block) for shape in shapes[:last])
         self.down = nn.ModuleList(Down(shape.dim) for shape in shapes[:last])
@@ -217,6 +223,7 @@ class UDiT(nn.Module):
 
     def stage_conditions(self, t, y=None) -> list[torch.Tensor]:
         """The condition that each stage is given, `t: b, y: b -> b k d`, of the stage's width."""
+        self.config.check_labels(y)
         conds = {condition.label_embedding.embedding_dim: condition(t, y) for condition in self.conditions}
         return [conds[shape.dim] for shape in self.config.stages]
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dit_lab.checkpoints import Loaded
-from dit_lab.data import Autoencoder, open_vae
+from dit_lab.data import Autoencoder
+from dit_lab.data.vaes import open_named_vae
 from dit_lab.models import build
 
 TABLE = "label_embedding.weight"
@@ -27,7 +28,7 @@ def adapted(loaded: Loaded, images) -> tuple[nn.Module, list[str]]:
     check_codec(loaded, images)
     config = replace(old, input_size=tuple(size), num_classes=len(images.names))
     model = build(config)
-    rows = kept_rows(loaded.labels, images.names)
+    rows = kept_rows(loaded.labels, images.names, old.null_label)
     tensors = loaded.model.state_dict()
     for name, tensor in model.state_dict().items():
         if name.endswith(TABLE):
@@ -48,29 +49,30 @@ def check_codec(loaded: Loaded, images) -> None:
     if known is None and there is not None and hint != images.codec:
         known = encoder_named(hint)
     if not (known == there if known and there else hint == images.codec):
-        other = " with other weights" if hint == images.codec else ""
-        advice = "give it pictures" if hint == "pixels" else f"encode it with {hint}{' as it was' if other else ''}"
+        # Each name once: they may be long paths.
+        maker = "a VAE of that name with other weights" if hint == images.codec else images.codec
+        advice = "give it pictures" if hint == "pixels" else "encode the pictures with the one that it was trained on"
         raise ValueError(
-            f"{loaded.source} was trained on what {hint} makes of pictures, the data is made by {images.codec}{other}; "
-            f"{advice}"
+            f"{loaded.source} was trained on what {hint} makes of pictures, the data is made by {maker}; {advice}"
         )
 
 
 def encoder_named(hint: str) -> str | None:
     """What tells the encoder of a VAE from others, None where it does not open."""
     try:
-        return Autoencoder(open_vae(hint)).encoder_checksum
+        return Autoencoder(open_named_vae(hint)).encoder_checksum
     except ValueError:
         return None
 
 
-def kept_rows(before: list[str], now: list[str]) -> dict[int, int]:
-    """Which row of the old label table each row of the new one takes, by the classes' names; the last is null's.
+def kept_rows(before: list[str], now: list[str], null: bool = True) -> dict[int, int]:
+    """Which row of the old label table each row of the new one takes, by the classes' names; the last is `null`'s.
 
     Of classes that share a name, as two of ImageNet's do twice, the first takes the first's row, and so on.
     """
     places = {name: row for row, name in enumerate(numbered(before))}
-    return {row: places[name] for row, name in enumerate(numbered(now)) if name in places} | {len(now): len(before)}
+    kept = {row: places[name] for row, name in enumerate(numbered(now)) if name in places}
+    return kept | {len(now): len(before)} if null else kept
 
 
 def numbered(names: list[str]) -> list[tuple[str, int]]:
@@ -80,10 +82,11 @@ def numbered(names: list[str]) -> list[tuple[str, int]]:
 
 def told(old, config, rows: dict[int, int]):
     """What was changed, in sentences."""
-    if (old.num_classes, len(rows)) != (config.num_classes, config.num_classes + 1):
+    kept = len(rows) - config.null_label  # classes
+    if (old.num_classes, kept) != (config.num_classes, config.num_classes):
         yield (
             f"label table: {old.num_classes} classes before, {config.num_classes} now; "
-            f"{len(rows) - 1} keep their row by name, {config.num_classes + 1 - len(rows)} start at random"
+            f"{kept} keep their row by name, {config.num_classes - kept} start at random"
         )
     if old.size != config.size:
         sides = " x ".join(map(str, old.size)), " x ".join(map(str, config.size))

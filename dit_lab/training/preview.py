@@ -4,11 +4,12 @@ from pathlib import Path
 
 from dit_lab.data import open_codec, write_grid
 from dit_lab.diffusion import generate
+from dit_lab.files import clear, make_folder
 from dit_lab.training.options import TrainOptions
 from dit_lab.training.parallel import bare, processes
 from dit_lab.training.state import TrainState
 
-SAMPLES = 16
+COUNT = 16
 STEPS = 25
 CFG_SCALE = 2.0
 FOLDER, BOARD = "samples", "tensorboard"
@@ -20,6 +21,8 @@ class Board:
     def __init__(self, out: Path | None, images, options: TrainOptions, step: int):
         self.out, self.every = out, options.sample_every
         main = out is not None and processes().is_main_process
+        if main:
+            clear(out / FOLDER, r"step-\d{7,}\.png")  # what a killed run half wrote
         self.writer = board(out / BOARD, step) if main and options.tensorboard else None
         self.codec = open_codec(images.codec, channels=images.shape[0]) if main and self.every else None
 
@@ -37,15 +40,14 @@ class Board:
     def samples(self, state: TrainState) -> None:
         """Draw the classes in turn with the first average, always from the same noise. Every process must ask."""
         config = bare(state.model).config
-        labels = [number % max(config.num_classes, 1) for number in range(SAMPLES)]
+        labels = [number % max(config.num_classes, 1) for number in range(COUNT)]
         with state.showing(next(iter(state.averages))) as model:
-            latents = generate(model, labels, steps=STEPS, cfg_scale=CFG_SCALE)
+            latents = generate(model, labels, steps=STEPS, cfg_scale=CFG_SCALE if config.null_label else 1.0)
         if not self.codec:
             return
         pictures = self.codec.decode(latents)
-        folder = self.out / FOLDER
-        folder.mkdir(exist_ok=True)
-        write_grid(folder / f"step-{state.step:07}.png", pictures)
+        make_folder(self.out / FOLDER)
+        write_grid(self.out / FOLDER / f"step-{state.step:07}.png", pictures)
         if self.writer:
             self.writer.add_images("samples", (pictures + 1) / 2, state.step)
             self.writer.flush()

@@ -5,6 +5,7 @@ holds whole tensors, so a run of any number of processes, replicated or sharded,
 """
 
 import json
+import re
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,10 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from dit_lab.files import write_tensors
+from dit_lab.checkpoints.reading import listed
+from dit_lab.diffusion.process import whole
+from dit_lab.files import check_fields, json_object, write_tensors
+from dit_lab.program import quoted
 from dit_lab.training.parallel import bare, gathered, laid_out, local, processes, share_out
 
+PLAIN = re.compile(r"[\w./-]{1,40}")
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOST_RECENT = 10_000  # steps since the last line of a log, far more than there are
 
 
 @dataclass
@@ -102,46 +108,100 @@ class TrainState:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["dit_lab"])
-                check_same(path, about["run"], json.loads(json.dumps(run)), defaults or {})
-                self.fill(file)
-            self.step, self.recent = about["step"], about["recent"]
-        except (SafetensorError, KeyError, TypeError, AttributeError, RuntimeError, json.JSONDecodeError) as error:
-            reason = " ".join(str(error).split())[:200]
+                about = described(file)
+                changed = differences(about["run"], json.loads(json.dumps(run)), defaults or {})
+                if not changed:
+                    self.fill(file)
+        except (SafetensorError, ValueError, RuntimeError) as error:
+            reason = quoted(" ".join(str(error).split()), 120)[1:-1]
             raise ValueError(f"{path} is not a training state that can be continued from: {reason}") from error
+        if changed:
+            raise ValueError(
+                f"{path} was started with {listed(changed, 3)}; only how long and how often (steps, save_every) and "
+                "on what machines may change when a run is continued"
+            )
+        self.step, self.recent = about["step"], about["recent"]
 
     @torch.no_grad()
     def fill(self, file) -> None:
-        """Take over the tensors of a saved state, one at a time: a large model's do not fit into memory twice."""
+        """Take over the tensors of a saved state, one at a time: a large model's do not fit into memory twice.
+
+        Raises ValueError on one of another shape or kind.
+        """
         model = bare(self.model)
         for name, tensor in model.state_dict().items():
-            tensor.copy_(laid_out(file.get_tensor(f"model.{name}"), tensor))
+            tensor.copy_(laid_out(taken(file, f"model.{name}", tensor), tensor))
         for decay, average in self.averages.items():
             for name, tensor in average.items():
-                tensor.copy_(laid_out(file.get_tensor(f"{self.title(decay)}.{name}"), tensor))
+                tensor.copy_(laid_out(taken(file, f"{self.title(decay)}.{name}", tensor), tensor))
         for name, parameter in model.named_parameters():
-            saved = {moment: file.get_tensor(f"optimiser.{moment}.{name}") for moment in MOMENTS}
-            self.optimiser.state[parameter] = {
-                moment: laid_out(tensor, parameter) if tensor.shape == parameter.shape else tensor.to(parameter.device)
-                for moment, tensor in saved.items()
-            }
+            kept = self.optimiser.state[parameter] = {}
+            for moment in MOMENTS:
+                one = moment == "step"
+                tensor = taken(file, f"optimiser.{moment}.{name}", torch.zeros(()) if one else parameter)
+                kept[moment] = tensor.to(parameter.device) if one else laid_out(tensor, parameter)
+
+
+def taken(file, name: str, like: torch.Tensor) -> torch.Tensor:
+    """A tensor of a saved state, in the dtype of `like`. Raises ValueError where it has another shape or kind."""
+    tensor = file.get_tensor(name)
+    if tensor.shape != like.shape or tensor.is_floating_point() != like.is_floating_point():
+        told = [f"{each.dtype} of {tuple(each.shape)}" for each in (like, tensor)]
+        raise ValueError(f"its {name} should be {told[0]}, not {told[1]}")
+    return tensor.to(like.dtype)
+
+
+def described(file) -> dict:
+    """What an open file (`safe_open`) says of its state: step, recent, run. Raises ValueError on other things."""
+    about = json_object((file.metadata() or {}).get("dit_lab", "null"))
+    check_fields(
+        about,
+        step=(is_step, "a whole number from 0"),
+        recent=(is_recent, "the figures of steps by name"),
+        run=(is_grouped, "groups of values by name"),
+    )
+    return about
+
+
+def is_number(value) -> bool:
+    """Whether a value of JSON is a number that computes: no bool, and no whole one beyond 64 bits."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)
+
+
+def is_step(value) -> bool:
+    """Whether a value of JSON can be a number of steps."""
+    return whole(value) and 0 <= value < 2**63
+
+
+def is_recent(value) -> bool:
+    """Whether a value of JSON can be the figures of steps, by name."""
+    fits = lambda row: isinstance(row, dict) and all(map(is_number, row.values()))
+    return isinstance(value, list) and len(value) <= MOST_RECENT and all(map(fits, value))
+
+
+def is_grouped(value) -> bool:
+    """Whether a value of JSON is groups of values by name."""
+    return isinstance(value, dict) and all(isinstance(values, dict) for values in value.values())
+
+
+def groups(content: dict) -> dict[str, dict]:
+    """What a run was started with. Raises ValueError where it is not groups of values by name."""
+    if not is_grouped(content):
+        raise ValueError("it should be groups of values")
+    return content
 
 
 def differences(saved: dict, asked: dict, defaults: dict) -> list[str]:
     """What a run was started with and is now asked for otherwise, in words."""
     meant = {group: defaults.get(group, {}) | values for group, values in saved.items()}
     return [
-        f"{group} {name} {meant.get(group, {}).get(name)} (now {value})"
+        f"{group} {name} {shown(meant.get(group, {}).get(name))} (now {shown(value)})"
         for group, values in asked.items()
         for name, value in values.items()
         if meant.get(group, {}).get(name) != value
     ]
 
 
-def check_same(path: Path, saved: dict, asked: dict, defaults: dict) -> None:
-    """Raise ValueError that lists what the run in `path` was started with and is now asked for otherwise."""
-    if changed := differences(saved, asked, defaults):
-        raise ValueError(
-            f"{path} was started with {', '.join(changed)}; only how long and how often (steps, save_every), the "
-            "device, the number of processes and how they share the work may change when a run is continued"
-        )
+def shown(value) -> str:
+    """A value of a file in a sentence: a plain word as it is, anything else as `quoted` spells it, shortly."""
+    return value if isinstance(value, str) and PLAIN.fullmatch(value) else quoted(value, 20)

@@ -6,9 +6,12 @@ process or many run the same loop on the same batches:
 """
 
 import math
+import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +23,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from dit_lab.data import DataError
 from dit_lab.diffusion import Process, process_of
 from dit_lab.models import uses_bf16
+from dit_lab.program import quoted
 from dit_lab.training.batches import draw, order, parts
 from dit_lab.training.folder import birth, checkpoint, log, open_folder
 from dit_lab.training.options import TrainOptions
@@ -55,8 +59,8 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     With `out`, a checkpoint is written every `save_every` steps, at the end, and when the caller stops early: the
     averaged model in our own format, then `state.safetensors` to `resume` from, bit-exactly on a CPU; and `log.jsonl`
     gets the mean losses of every 50 steps. Under a launcher every process calls it alike, its model on its own device.
-    Raises ValueError, before any work, on a folder that holds another run or (with `resume`) none; NonFiniteLoss when
-    training diverges, the step named; DataError where it is the data that holds NaN or Inf.
+    Raises ValueError, before any work, on a folder that holds another run or (with `resume`) none, or where somebody is
+    at work; NonFiniteLoss when training diverges, the step named; DataError where it is the data that holds NaN or Inf.
     """
     taken, given = (model.config.in_channels, *model.config.size), tuple(images.shape)
     if taken != given or len(images.names) != model.config.num_classes:
@@ -64,20 +68,39 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
             f"the model takes pictures of {spelt(taken)} (c h w) in {model.config.num_classes} classes, "
             f"these are {spelt(given)} in {len(images.names)}"
         )
+    if options.label_dropout and not model.config.null_label:
+        raise ValueError("the model has no null label that dropped labels could become; give label_dropout=0")
     process, crew = process_of(model.config), processes()
     process.times(0, torch.Generator(), options.times)  # refused now, before any work, where it does not fit
     share = parts(options, crew.process_index, crew.num_processes)
     if options.compile:
+        check_compiler(next(model.parameters()).device)
         model.compile()
     start = {} if out is None else birth(Path(out), model)  # while the weights are whole on every process
-    state = TrainState.fresh(model, options.lr, options.decays, options.shard)
+    state, held = TrainState.fresh(model, options.lr, options.decays, options.shard), ExitStack()
     if out is not None:
         # What a run meant that was started before these were kept.
         known = {"option": TrainOptions().fixed, "data": images.fingerprint}
-        open_folder(Path(out), state, identity(state, images, options) | start, resume, known)
+        held = open_folder(Path(out), state, identity(state, images, options) | start, resume, known)
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
-    return loop(state, images, process, options, share, None if out is None else Path(out))
+    return during(held, loop(state, images, process, options, share, None if out is None else Path(out)))
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError where PyTorch would find no C++ compiler at the first step, for want of which a CPU cannot."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(name) is None:
+        raise ValueError(
+            f"--compile needs a C++ compiler, and {quoted(name)} is not here: install one, or name yours in the "
+            "environment variable CXX, or leave --compile out"
+        )
+
+
+def during(held: ExitStack, steps: Iterator[TrainStep]) -> Iterator[TrainStep]:
+    """The steps, after which, however they end, the run's folder is held no more."""
+    with held:
+        yield from steps
 
 
 def spelt(shape) -> str:

@@ -10,11 +10,21 @@ from dit_lab.ui.assets import asset, panel  # noqa: E402
 from dit_lab.ui.controls import controls  # noqa: E402
 from dit_lab.ui.studio import Studio  # noqa: E402
 
-__all__ = ["build_app", "launch_options"]
+__all__ = ["ask_directly", "build_app", "launch_options"]
 
 # Runs of a session are dropped an hour after they were made.
 KEEP_SECONDS = 3600
 MODEL_WORK = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private"}
+
+
+def ask_directly(host: str) -> None:
+    """Have this process reach the app's own addresses without the proxy of its environment, which could not.
+
+    Gradio asks itself, at `host`, whether it is there. All else, such as the hub, still goes through the proxy.
+    """
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if spared != "*":
+        os.environ["no_proxy"] = ",".join([*filter(None, [spared]), "localhost", "127.0.0.1", host.strip("[]")])
 
 
 def launch_options() -> dict:

@@ -10,6 +10,7 @@ import gradio as gr
 import torch
 
 from dit_lab.data import Autoencoder, Pixels
+from dit_lab.diffusion import check_finite
 from dit_lab.inside import Recording, Trajectory, token_under
 from dit_lab.inside.plots import NOISE_REACH, as_pictures
 from dit_lab.models import BLOCKS
@@ -38,10 +39,17 @@ class Studio:
     def __init__(self, loaded, codec):
         self.model, self.config, self.codec = loaded.model, loaded.config, codec
         self.labels = [str(label) for label in loaded.labels or []]
-        self.source = str(loaded.source)
+        self.source, self.note = str(loaded.source), loaded.note
 
     def opening(self) -> tuple[Kept | None, dict | None, dict | None, dict | None]:
-        """A run to open the page with, and what its panels show; Nones where that would keep the reader waiting."""
+        """A run to open the page with, and what its panels show; Nones where it fails or keeps the reader waiting."""
+        try:
+            return self.first_run()
+        except gr.Error:  # the page opens all the same; whoever presses Sample is told
+            return None, None, None, None
+
+    def first_run(self) -> tuple[Kept | None, dict | None, dict | None, dict | None]:
+        """What `opening` gives. Raises gr.Error where the model makes no pictures."""
         nothing, first = (None, None, None, None), defaults(self.config)
         if self.macs() > OPENING_MACS or isinstance(self.codec, Autoencoder):
             return nothing
@@ -65,17 +73,22 @@ class Studio:
         parameters = [sum(p.numel() for p in block.parameters()) for block in self.model.blocks]
         return sum(count * math.prod(self.config.grid_of(block)) for block, count in enumerate(parameters))
 
-    def sample(self, label, seed, steps, sampler, cfg_scale):
+    def sample(self, label, seed, steps, sampler, cfg_scale, size=None):
         """Yield (run to keep, trajectory panel, modulation panel): previews as they come, then the finished run."""
         try:
-            labels, options = read(self.config, label, seed, steps, sampler, cfg_scale)
+            labels, options = read(self.config, label, seed, steps, sampler, cfg_scale, size)
+            # Latents have no bounds that a clipped x0 could keep.
+            recording = Recording(
+                self.model, labels, **options, clip_x0=None if isinstance(self.codec, Pixels) else False
+            )
         except ValueError as error:
             raise problem(error) from None
-        run, recording, decoded, shown = secrets.token_hex(8), Recording(self.model, labels, **options), [], -math.inf
+        run, decoded, shown = secrets.token_hex(8), [], -math.inf
         try:
             for step in recording:
                 # Decoded as they come, so that the preview is the frame, and no wait follows the last step.
                 decoded.append(self.codec.decode(step.x0.cpu()))
+                check_finite("the picture", step.x0, step.previous, decoded[-1])
                 if time.monotonic() - shown > PREVIEW_SECONDS:
                     shown = time.monotonic()
                     preview = self.preview(step, decoded[-1]) | {"run": run, "steps": options["steps"]}
@@ -115,6 +128,8 @@ class Studio:
         label, options = trajectory.labels[0], trajectory.options
         name = "no class" if label == self.config.num_classes else self.labels[label]
         parts = [f"seed {options['seed']}", f"{options['steps']} steps of {SAMPLER_TITLES[options['sampler']]}"]
+        if options["size"] is not None:
+            parts.append("{} x {}".format(*trajectory.x.shape[-2:]))
         if self.config.num_classes:
             parts = [f"class {name}", *parts, f"guidance {options['cfg_scale']:g}"]
         return ", ".join(parts)
@@ -170,7 +185,13 @@ class Studio:
         parameters = sum(p.numel() for p in self.model.parameters())
         latent = not isinstance(self.codec, Pixels)
         known = {"Checkpoint": self.source} | facts(self.config, parameters, latent=latent)
-        return {"facts": [{"name": name, "text": text} for name, text in known.items()], "note": self.codec.note}
+        told = [{"name": name, "text": text} for name, text in known.items()]
+        return {"facts": told, "note": notes(self.note, self.codec.note)}
+
+
+def notes(*sentences: str) -> str:
+    """Notes for the header, one after the other."""
+    return " ".join(f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in sentences if text)
 
 
 def problem(error: Exception) -> gr.Error:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.places import STATE
 from dit_lab.data import Autoencoder, open_data, open_vae
-from dit_lab.data.codecs import PREVIEW, fit_preview
+from dit_lab.data.previews import PREVIEW, fit_preview
 from dit_lab.data.vaes import FILES
 from dit_lab.files import atomic, write_json, write_tensors
 from dit_lab.models import pick_device
@@ -84,13 +84,13 @@ def vae_command(
     torch.manual_seed(options.seed)
     state = TrainState.fresh(new_vae(options).to(pick_device(device)), options.lr, (options.ema_decay,))
     images, test = (open_data(data, split=split) for split in ("train", "test"))
-    open_folder(out, state, identity(options, images), resume, {"data": images.fingerprint})
-    with stop_flag() as stopped:
-        train_vae(state, images, options, out, stopped)
-    if stopped and state.step < options.steps:
-        stop(f"stopped and saved in {out}; the same command with --resume continues", 128 + stopped[0])
-    finish(state.averaged(), images, test, out)
-    (out / STATE).unlink()
+    with open_folder(out, state, identity(options, images), resume, {"data": images.fingerprint}):
+        with stop_flag() as stopped:
+            train_vae(state, images, options, out, stopped)
+        if stopped and state.step < options.steps:
+            stop(f"stopped and saved in {out}; the same command with --resume continues", 128 + stopped[0])
+        finish(state.averaged(), images, test, out)
+        (out / STATE).unlink()
 
 
 def new_vae(options: VaeOptions) -> nn.Module:

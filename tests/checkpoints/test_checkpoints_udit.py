@@ -15,7 +15,7 @@ from safetensors.torch import load as parse
 from safetensors.torch import save as dump
 from shared import ROOT, assert_same, drawn
 
-from dit_lab.checkpoints import CheckpointError, load, meta_dit, save, udit
+from dit_lab.checkpoints import CheckpointError, Told, load, meta_dit, save, udit
 from dit_lab.checkpoints.own import json_of
 from dit_lab.models import UDiTConfig, build, fold, preset
 
@@ -190,7 +190,7 @@ def test_the_papers_three_are_recognised_by_their_tensors(name):
     with torch.device("meta"):
         model = build(name)
     tensors = udit.to_theirs(model.state_dict(), model.config)
-    assert udit.matches(tensors) and udit.config_of(tensors, None) == preset(name)
+    assert udit.matches(tensors) and udit.config_of(tensors, Told(), {}) == preset(name)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_papers_three_are_recognised_by_their_tensors(name):
 def test_other_configs_are_read_from_the_tensors(changes):
     with torch.device("meta"):
         model = build("U-DiT-S", **SHAPE | changes)
-    assert udit.config_of(udit.to_theirs(model.state_dict(), model.config), None) == model.config
+    assert udit.config_of(udit.to_theirs(model.state_dict(), model.config), Told(), {}) == model.config
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_file_names_imagenets_classes_and_the_vae_of_the_original_scripts(chan
 def test_heads_are_in_the_tensors_and_others_are_refused(tmp_path):
     torch.save(released(), tmp_path / "U-DiT.pt")
     assert load(tmp_path / "U-DiT.pt", heads=4).config.heads == 4
-    assert "its tensors are of 4 heads, not 8; leave heads out" in complaint(tmp_path / "U-DiT.pt", heads=8)
+    assert "it says of itself heads 4, not 8; leave heads out" in complaint(tmp_path / "U-DiT.pt", heads=8)
 
 
 # --- bad files

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from shared import in_child
 
-from dit_lab.checkpoints import CheckpointError, load, save
+from dit_lab.checkpoints import CheckpointError, load, places, save
 from dit_lab.commands.convert import convert_command
 from dit_lab.models import build
 
@@ -134,15 +134,16 @@ def fetch(hub, repositories, tmp_path):
     """Load a hub id in a new process; returns (digest, labels) or the complaint, and the seconds it took."""
     hub.folders |= {name: dict(files) for name, files in repositories[0].items()}
 
-    def call(source, **environment):
+    def call(source, patience=places.PATIENCE, **environment):
         settings = dict(HF_ENDPOINT=hub.url, HF_HUB_CACHE=str(tmp_path / "cache"), HF_HOME=str(tmp_path / "home"))
-        return in_child(load_there, source, settings | environment)
+        return in_child(load_there, source, settings | environment, patience)
 
     return call
 
 
-def load_there(source: str, settings: dict):
+def load_there(source: str, settings: dict, patience: float):
     """In the new process: load, and return what came of it."""
+    places.PATIENCE = patience
     os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1", **settings)
     assert "huggingface_hub" not in sys.modules, "its settings are read already"
     wait = time.sleep
@@ -277,6 +278,38 @@ def test_a_hub_out_of_reach_is_told_soon_with_the_way_around(fetch):
         said, seconds = fetch("lab/ours", **settings)
         assert said.startswith("'lab/ours': the hub could not be reached") and "the path of a local folder" in said
         assert said.isprintable() and seconds < 10
+
+
+@pytest.fixture
+def mute():
+    """The address of a hub that takes every call and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_hub_that_never_answers_is_told_within_ten_seconds_with_the_way_around(mute, fetch):
+    said, seconds = fetch("lab/ours", HF_ENDPOINT=mute)
+    assert said.startswith("'lab/ours': the hub could not be reached") and "the path of a local folder" in said
+    assert "no answer in 8 seconds" in said or "timed out" in said
+    assert said.isprintable() and len(said) <= 300 and seconds < 10
+
+
+def test_a_hub_whose_address_nobody_tells_is_waited_for_no_longer(fetch, monkeypatch):
+    def lost(*_, **__):
+        time.sleep(60)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lost)
+    monkeypatch.setattr(places, "PATIENCE", 0.5)
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match="no answer in 0.5 seconds"):
+        load("lab/ours")
+    assert time.monotonic() - began < 8
+
+
+def test_what_was_fetched_once_loads_though_the_hub_never_answers(mute, hub, fetch, repositories):
+    assert fetch("lab/original")[0][0] == repositories[1]
+    answer, seconds = fetch("lab/original", patience=0.5, HF_ENDPOINT=mute)
+    assert answer[0] == repositories[1] and seconds < 8
 
 
 def test_a_hub_with_trouble_of_its_own_is_told(hub, fetch):

@@ -5,7 +5,6 @@ import resource
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,14 +167,17 @@ def test_training_into_a_file_is_told(command, tmp_path):
     assert code == 2 and "file is a file; give the run a folder" in said
 
 
-def test_a_line_is_added_whole_also_after_one_that_was_cut_off(tmp_path):
+def test_a_line_is_added_whole_also_after_one_that_was_cut_off(tmp_path, limited):
     path = tmp_path / "log.jsonl"
     add_line(path, {"first": 1})
     path.write_text(path.read_text() + '{"cut')
     add_line(path, {"second": 2})
     assert path.read_text().splitlines() == ['{"first": 1}', '{"cut', '{"second": 2}']
-    with pytest.raises(OSError, match="could not write /dev/full: No space left"):
-        add_line(Path("/dev/full"), {})
+    with limited(resource.RLIMIT_FSIZE, 40), pytest.raises(OSError, match=f"could not write {path}: File too large"):
+        add_line(path, {"third": 3})
+    add_line(path, {"fourth": 4})
+    assert path.read_text().splitlines()[:3] == ['{"first": 1}', '{"cut', '{"second": 2}']
+    assert path.read_text().splitlines()[-1] == '{"fourth": 4}'
 
 
 def test_two_who_write_one_file_at_a_time_each_write_it_whole(tmp_path):

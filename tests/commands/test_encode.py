@@ -12,7 +12,8 @@ from shared import processes, tiny_vae
 
 from dit_lab.commands.encode import encode_command
 from dit_lab.data import Autoencoder, DataError, open_data, open_vae
-from dit_lab.data.latents import open_latents, shard_path
+from dit_lab.data.latents import open_latents
+from dit_lab.data.latents_index import shard_path
 from dit_lab.program import run
 
 SHARDS = 6

@@ -262,10 +262,55 @@ def test_samples_that_are_damaged_or_of_unknown_making_are_told_with_what_to_do(
     batch.unlink()
     evaluate(home, "damaged")
     assert batch.read_bytes() == (home / "first" / batch.name).read_bytes()
-    for text in "[]", "{", None:
+    whole = json.loads(settings.read_text())
+    drawn_with = [json.dumps(whole | {"drawn_with": made}) for made in ("ab", 5, [5], [{"torch": 5}], {"torch": "2"})]
+    for text in "[]", "{", "[" * 10**5, '{"count": ' + "9" * 5000 + "}", *drawn_with, None:
         settings.unlink() if text is None else settings.write_text(text)
         with pytest.raises(ValueError, match="no readable settings.json that says how they were made; give --out"):
             evaluate(home, "damaged")
+    os.mkfifo(settings)
+    with pytest.raises(OSError, match="settings.json: it is a pipe; give a file's name"):
+        evaluate(home, "damaged")
+
+
+def test_settings_that_hold_anything_are_quoted_shortly(home):
+    shutil.copytree(home / "first", home / "strange")
+    settings = home / "strange" / "settings.json"
+    strange = dict(steps="\x1b[31m" + "x" * 10**5, seed=10**400, count=[[[]]] * 1000, sampler={"a": {}}, cfg_scale="\n")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | strange))
+    with pytest.raises(ValueError, match=r"has samples of count .* and 2 more; give --out another folder") as caught:
+        evaluate(home, "strange")
+    assert len(str(caught.value)) - len(str(home)) <= 300 and str(caught.value).isprintable()
+
+
+def test_only_what_an_evaluation_itself_half_wrote_is_cleared(home):
+    shutil.copytree(home / "first", home / "cleared")
+    ours, theirs = [(home / "cleared" / f".{name}.0123456789ab.partial") for name in ("batch-000009.npz", "mine.npz")]
+    ours.mkdir(), theirs.mkdir(), (home / "cleared" / ".notes.partial").write_text("mine")
+    evaluate(home, "cleared")
+    assert not ours.exists() and theirs.is_dir() and (home / "cleared" / ".notes.partial").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("npz", "told"),
+    [
+        ("first/results.jsonl", "are the same file; give each a name of its own"),
+        ("first/../first/settings.json", "are the same file"),
+        ("first/classifier.safetensors", "are the same file"),
+        ("reference.npz", "are the same file"),
+        ("first/batch-000001.npz", "is a file of the evaluation's own; give --npz another name"),
+        ("pipe", "it is a pipe; give a file's name"),
+    ],
+)
+def test_an_npz_that_would_replace_another_file_is_refused_before_any_work(npz, told, home, monkeypatch):
+    monkeypatch.setattr("dit_lab.commands.evaluate.load", lambda *_, **__: pytest.fail("something was loaded"))
+    shutil.copy(home / "first.npz", home / "reference.npz")
+    if not (home / "pipe").exists():
+        os.mkfifo(home / "pipe")
+    before = contents(home / "first")
+    with pytest.raises((ValueError, OSError), match=told):
+        evaluate(home, "first", Judging(data="digits", reference=home / "reference.npz"), npz=home / npz)
+    assert contents(home / "first") == before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from shared import ROOT
 
 import dit_lab.data.vaes
 from dit_lab.data import Autoencoder, Pixels, codecs, open_codec, open_vae
-from dit_lab.data.codecs import FalseColours, LinearPreview, false_colours, fit_preview
+from dit_lab.data.previews import FalseColours, LinearPreview, false_colours, fit_preview
 
 TINY_KL = {
     "down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2,

@@ -1,15 +1,20 @@
 """A cache of latents: what is read from it, when, and that a damaged one is found before training."""
 
 import json
+import os
 import resource
+import time
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from shared import in_child
 
 from dit_lab.data import DataError, open_data
-from dit_lab.data.latents import open_latents, shard_count, shard_path, shard_range, write_index, write_shard
+from dit_lab.data.latents import open_latents, write_index, write_shard
+from dit_lab.data.latents_index import shard_count, shard_path, shard_range
 
 ABOUT = {
     "vae": "some/vae", "encoder_checksum": "0123", "split": "train", "size": [8, 8],
@@ -148,3 +153,113 @@ def test_an_index_of_another_version_says_so(tmp_path):
     (tmp_path / "latents.json").write_text(json.dumps(index | {"version": 1}))
     with pytest.raises(DataError, match="is of version 1; this dit_lab reads 3"):
         open_data(tmp_path)
+
+
+ABSURD = {
+    "half a picture": {"pictures": 10.5}, "pictures as a text": {"pictures": "10"}, "no pictures": {"pictures": 0},
+    "endlessly many": {"pictures": 10**400}, "a truth": {"pictures": True}, "shards of nothing": {"shard_size": 0},
+    "shards below nothing": {"shard_size": -4}, "half a shard": {"shard_size": 2.5},
+    "an absurd shape": {"shape": [10**12] * 3}, "a shape as a number": {"shape": 4}, "two sides": {"shape": [4, 2]},
+    "a shape in lists": {"shape": [[4], 2, 3]}, "a side below nothing": {"shape": [4, 2, -3]},
+    "a VAE in a list": {"vae": ["a"]}, "a long VAE": {"vae": "x" * 10**5}, "a split as an object": {"split": {}},
+    "no truth": {"distribution": "yes"}, "no checksum": {"encoder_checksum": None},
+    "a checksum beyond all": {"pictures_checksum": 10**400}, "a size as a text": {"size": "8\n\x1b[31m"},
+}  # fmt: skip
+
+
+def refused(folder, told):
+    """Refused soon in one sentence with these words."""
+    began = time.monotonic()
+    with pytest.raises(DataError, match=told) as caught:
+        open_data(folder)
+    said = str(caught.value).replace(str(folder), "")
+    assert time.monotonic() - began < 2 and len(said) < 300 and said.isprintable()
+
+
+@pytest.mark.parametrize("case", ABSURD)
+def test_an_index_whose_values_cannot_be_is_refused(case, tmp_path):
+    cache(tmp_path)
+    index = json.loads((tmp_path / "latents.json").read_text())
+    (tmp_path / "latents.json").write_text(json.dumps(index | {"about": index["about"] | ABSURD[case]}))
+    (name,) = ABSURD[case]
+    refused(tmp_path, f"is no index of latents .its {name} should be")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"about": []}, {"about": 5}, {"names": "abc"}, {"names": [1, 2, 3]}, {"names": ["x" * 10**6]}, {"names": {}},
+     {"version": "3"}, {"version": 3.0}, {"version": [3]}, {"version": 10**400}],
+)  # fmt: skip
+def test_an_index_with_parts_of_the_wrong_kind_is_refused(change, tmp_path):
+    cache(tmp_path)
+    index = json.loads((tmp_path / "latents.json").read_text())
+    (tmp_path / "latents.json").write_text(json.dumps(index | change))
+    refused(tmp_path, "is no index of latents")
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"about":' * 10**5, "[]," * 2**21, "9" * 10**5, "\x00"])
+def test_an_index_that_would_fill_the_stack_or_the_memory_is_refused(text, tmp_path):
+    cache(tmp_path)
+    (tmp_path / "latents.json").write_text(text)
+    refused(tmp_path, "is no index of latents")
+
+
+def test_more_shards_than_anyone_could_look_for_are_told_at_once(tmp_path):
+    cache(tmp_path)
+    index = json.loads((tmp_path / "latents.json").read_text())
+    more = index["about"] | {"pictures": 10**10, "shard_size": 1}
+    (tmp_path / "latents.json").write_text(json.dumps(index | {"about": more}))
+    refused(tmp_path, "are not whole: shard-00000.*; and more. To mend them")
+    more["pictures"] = 10**12
+    (tmp_path / "latents.json").write_text(json.dumps(index | {"about": more}))
+    refused(tmp_path, "its pictures should be a whole number from 1 to 10000000000, not 1000000000000")
+
+
+def header(path):
+    """A shard's header, as dit_lab's JSON in its metadata, and its tensors."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["dit_lab"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shard": "1"}, {"shard": 1.0}, {"about": []}, {"about": None}, {"sums": 5}, {"sums": [[0.0], ["x"]]},
+     {"sums": [[0.0] * 4, [float("nan")] * 4]}, {"sums": []}, {"shard": 10**400}],
+)  # fmt: skip
+def test_a_shards_header_of_the_wrong_kind_is_named(change, tmp_path):
+    cache(tmp_path)
+    said, tensors = header(shard_path(tmp_path, 1))
+    save_file(tensors, shard_path(tmp_path, 1), {"dit_lab": json.dumps(said | change)})
+    refused(tmp_path, "shard-00001.safetensors is truncated or damaged")
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "{}", "[" * 10**5, "x"])
+def test_a_shards_header_that_is_no_json_of_ours_is_named(text, tmp_path):
+    cache(tmp_path)
+    save_file(header(shard_path(tmp_path, 1))[1], shard_path(tmp_path, 1), {"dit_lab": text})
+    refused(tmp_path, "shard-00001.safetensors is truncated or damaged")
+
+
+def test_a_shard_of_ten_thousand_tensors_or_of_others_kinds_is_named(tmp_path):
+    cache(tmp_path)
+    said, tensors = header(path := shard_path(tmp_path, 1))
+    about, told = {"dit_lab": json.dumps(said)}, "shard-00001.safetensors does not hold the tensors"
+    save_file(tensors | {f"t{k}": torch.zeros(0) for k in range(10_000)}, path, about)
+    refused(tmp_path, told)
+    for change in {"mean": tensors["mean"].float()}, {"labels": tensors["labels"].double()}:
+        save_file(tensors | change, path, about)
+        refused(tmp_path, told)
+    path.write_bytes((2**30).to_bytes(8, "little") + b"{" + b" " * 2**20)
+    refused(tmp_path, "shard-00001.safetensors is truncated or damaged .its header has 1073741824 bytes")
+
+
+def test_a_pipe_in_place_of_the_index_or_a_shard_is_not_waited_for(tmp_path):
+    cache(tmp_path)
+    (tmp_path / "latents.json").rename(tmp_path / "kept")
+    os.mkfifo(tmp_path / "latents.json")
+    refused(tmp_path, "are not all there")
+    (tmp_path / "latents.json").unlink()
+    (tmp_path / "kept").rename(tmp_path / "latents.json")
+    shard_path(tmp_path, 1).unlink()
+    os.mkfifo(shard_path(tmp_path, 1))
+    refused(tmp_path, "shard-00001.safetensors is missing")

@@ -178,7 +178,7 @@ def test_a_sit_sampled_by_euler_is_its_ode_from_noise_to_picture_in_its_own_time
         return torch.tanh(x * weight[0] + rearrange(s, "b -> b 1 1 1") * weight[1] + y.sum() * weight[2] / 10)
 
     config = SimpleNamespace(
-        **objective("sit"), in_channels=2, size=(4, 4), num_classes=3, input_size=4, out_channels=2
+        **objective("sit"), in_channels=2, size=(4, 4), num_classes=3, null_label=True, input_size=4, out_channels=2
     )  # fmt: skip
     model = torch.nn.Linear(1, 1)  # for its device and dtype
     model.config, model.forward = config, network

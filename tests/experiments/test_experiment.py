@@ -17,9 +17,10 @@ from dit_lab.commands.cli import EXPERIMENTS
 from dit_lab.data import open_codec, open_data
 from dit_lab.evaluation import frechet_distance, judge
 from dit_lab.experiments import Experiment, FourBlocks, Kept, Ladder, Plan, Scaling, carry_out, plots
-from dit_lab.experiments.experiment import folder_of
+from dit_lab.experiments.experiment import folder_of, judged_before
 from dit_lab.experiments.four_blocks import PAPER, four_blocks_command
 from dit_lab.experiments.judge import Judge
+from dit_lab.experiments.kept import log_of, read_results
 from dit_lab.experiments.scaling import SIZES, correlation, scaling_command
 from dit_lab.models import BLOCKS, preset
 
@@ -105,6 +106,76 @@ def test_a_udit_that_was_judged_is_not_judged_again(tmp_path):
     (tmp_path / "results.json").unlink()
     with pytest.raises(ValueError, match="judged.json does not say what was judged; give --out another folder"):
         carried_out(tmp_path, replace(PLAN, steps=(1,)), models=One(model="toy/u"))
+
+
+def curve(**changes):
+    """What was judged of a run, changed."""
+    figures = dict.fromkeys(("train_loss", "test_mse", "test_vb", "frechet", "agreement", "seconds"), 1.0)
+    return {"made": {}, "curve": [figures | {"step": 2} | changes]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "5", '{"made": 5, "curve": []}', '{"made": {}, "curve": {}}', '{"made": {}, "curve": [5]}', "[" * 10**5),
+        *map(json.dumps, (curve(step="2"), curve(step=10**400), curve(frechet=None), curve(agreement="x"))),
+    ],
+)
+def test_judgements_that_are_none_are_refused_in_a_sentence(content, tmp_path):
+    (tmp_path / "judged.json").write_text(content)
+    told = "judged.json does not say what was judged; give --out another folder"
+    with pytest.raises(ValueError, match=told) as caught:
+        judged_before(tmp_path / "judged.json", {})
+    assert len(str(caught.value)) - len(str(tmp_path)) <= 200
+    (tmp_path / "judged.json").write_text(json.dumps(curve()))
+    assert judged_before(tmp_path / "judged.json", {}) == curve()["curve"]
+
+
+def table(**changes):
+    """The results of one run, changed."""
+    row = curve()["curve"][0] | dict(model="toy/one", seed=0, parameters=5, macs=5, tokens=1, losses=[[2, 0.5]])
+    return {"settings": {"train_to_test_frechet": 1.0}, "runs": [row | {"curve": curve()["curve"]} | changes]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "5", "{}", '{"settings": {}, "runs": []}', '{"settings": [], "runs": []}', "[" * 10**5),
+        json.dumps(table() | {"runs": {}}), json.dumps(table() | {"runs": ["x"]}),
+        *[
+            json.dumps(table(**change))
+            for change in (
+                dict(model=5), dict(seed="0"), dict(macs=10**400), dict(frechet="x"), dict(losses=5),
+                dict(losses=[[1]]), dict(losses=[["1", 2]]), dict(curve=5), dict(curve=[{"step": 1}]), dict(tokens=0.5),
+            )
+        ],
+    ],
+)  # fmt: skip
+def test_results_that_are_none_are_refused_in_a_sentence(content, tmp_path):
+    (tmp_path / "results.json").write_text(content)
+    told = "results.json holds no results of an experiment; give --results another name"
+    with pytest.raises(ValueError, match=told) as caught:
+        read_results(tmp_path / "results.json")
+    assert len(str(caught.value)) - len(str(tmp_path)) <= 200
+    (tmp_path / "results.json").write_text(json.dumps(table()))
+    assert read_results(tmp_path / "results.json") == table()
+
+
+@pytest.mark.parametrize("line", ["{", "5", '{"step": "1"}', '{"step": 1, "loss": "x", "mse": 1}', "[" * 10**5])
+def test_a_log_that_is_none_is_refused_by_its_line(line, tmp_path):
+    good = '{"step": 1, "loss": 1.5, "mse": 1}\n'
+    (tmp_path / "log.jsonl").write_text(good)
+    assert [found["loss"] for found in log_of(tmp_path)] == [1.5]
+    (tmp_path / "log.jsonl").write_text(good + line + "\n")
+    with pytest.raises(ValueError, match="line 2 of .*log.jsonl is no line of a loss log; give --out another folder"):
+        log_of(tmp_path)
+
+
+@pytest.mark.parametrize("results", ["a.png", "a.md"])
+def test_results_that_the_figure_or_the_page_would_replace_are_refused_before_any_work(results, tmp_path):
+    with pytest.raises(ValueError, match="are the same file; give each a name of its own"):
+        carry_out(One(), PLAN, Kept(tmp_path / "runs", tmp_path / results))
+    assert not list(tmp_path.iterdir())
 
 
 def timeless(table):

@@ -230,6 +230,23 @@ def rewritten(path, change):
     save_file(tensors, path, {"dit_lab": json.dumps(about)})
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "ddpm"])
+def test_files_of_before_clipping_still_load_and_say_that_nothing_was_clipped(model, tmp_path, sampler):
+    """Then an eta was taken, and did nothing, where the sampler has none."""
+    file, eta = tmp_path / "old.safetensors", 0.5
+    trajectory = record(model, LABELS, sampler=sampler, eta=eta * (sampler == "ddim"), **OPTIONS)
+    trajectory.save(file)
+
+    def aged(about, tensors):
+        del about["options"]["clip_x0"]
+        about["options"]["eta"] = eta
+
+    rewritten(file, aged)
+    back = Trajectory.load(file)
+    assert back.options == trajectory.options and back.options["clip_x0"] is False
+    assert torch.equal(generate(model, back.labels, **back.options), back.sample)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -242,6 +259,8 @@ def rewritten(path, change):
         (lambda about, tensors: about.update(labels=[1, 99]), "whole numbers from 0 to 5"),
         (lambda about, tensors: about["options"].pop("eta"), "the options must be"),
         (lambda about, tensors: about["options"].update(sampler=["ddim"]), "damaged"),
+        (lambda about, tensors: about["options"].update(clip_x0=1), "clip_x0 must be true, false or None"),
+        (lambda about, tensors: about["options"].update(sampler="euler", eta=1), "eta is ddim's alone"),
         (lambda about, tensors: about["options"].update(size=[8, 8]), "x must be fp32 of shape"),
         (lambda about, tensors: about.update(config={"depth": "many"}), "depth must be a whole number"),
         (lambda about, tensors: about["config"].update(block="fifth"), "no conditioning block 'fifth'"),

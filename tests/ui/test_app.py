@@ -2,8 +2,12 @@
 
 import io
 import json
+import os
+import socketserver
 import subprocess
 import sys
+import threading
+import urllib.request
 from base64 import b64decode
 
 import numpy as np
@@ -18,7 +22,7 @@ httpx = pytest.importorskip("httpx")
 from dit_lab.checkpoints import Loaded, load, save  # noqa: E402
 from dit_lab.data import open_codec  # noqa: E402
 from dit_lab.models import BLOCKS, build, count, preset  # noqa: E402
-from dit_lab.ui import build_app, launch_options  # noqa: E402
+from dit_lab.ui import ask_directly, build_app, launch_options  # noqa: E402
 from dit_lab.ui.pictures import atlas, pack  # noqa: E402
 from dit_lab.ui.studio import Studio  # noqa: E402
 from dit_lab.ui.words import facts  # noqa: E402
@@ -304,7 +308,7 @@ def post(server, event, data, session="s", **more):
 
 
 def test_hostile_requests_past_the_page_are_refused_and_the_next_one_is_served(server):
-    good = list(GOOD.values())
+    good = [*GOOD.values(), None]  # of a picture that is no square no side can be asked for
     for place, value in enumerate([99, "<b>", 0, "rm", 1e9]):
         refused = post(server, "sample", [*good[:place], value, *good[place + 1 :]], f"bad{place}")
         assert refused["success"] is False and refused["output"]["error"]
@@ -324,3 +328,64 @@ def test_a_checkpoint_that_cannot_be_loaded_is_one_sentence_and_exit_code_2(tmp_
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("dit_lab: ") and "gone" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def proxy():
+    """The address of a proxy that forwards nothing, and what it was asked."""
+    asked = []
+
+    class Refusing(socketserver.StreamRequestHandler):
+        def handle(self):
+            asked.append(self.rfile.readline().decode())
+            self.wfile.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+def behind(address: str) -> dict:
+    """The environment of a process behind a proxy, for which nobody has said what it is not for."""
+    rest = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return rest | dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"), address)
+
+
+def test_behind_a_proxy_the_app_starts_and_never_asks_it_for_its_own_address(proxy, tmp_path):
+    address, asked = proxy
+    model = stirred("DiT-nano/4", in_channels=1, num_classes=10, input_size=8)
+    folder = save(tmp_path / "model", model, codec_hint="pixels")
+    command = [sys.executable, "-u", "app.py", "--checkpoint", str(folder)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=behind(address), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        said = [process.stdout.readline()]
+        while said[-1] and "public link" not in said[-1]:  # which Gradio says once it has asked itself
+            said.append(process.stdout.readline())
+        assert said[-1], "".join(said)
+        url = next(line for line in said if "Running on" in line).split()[-1]
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert direct.open(url, timeout=30).status == 200
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert asked == []
+
+
+@pytest.mark.parametrize("before", [{}, {"no_proxy": "intra.net"}, {"NO_PROXY": "intra.net"}, {"no_proxy": "*"}])
+def test_only_the_apps_own_addresses_are_asked_without_the_proxy(before, proxy, monkeypatch):
+    address, asked = proxy
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in {"http_proxy": address, "no_proxy": "", **before}.items():
+        monkeypatch.setenv(name, value)
+    ask_directly("[::1]")
+    for own in ("127.0.0.1", "localhost", "[::1]"):
+        with pytest.raises(httpx.ConnectError):  # nobody listens there, and the proxy was not asked
+            httpx.get(f"http://{own}:9/")
+        assert urllib.request.proxy_bypass(own.strip("[]"))
+    assert asked == [] and bool(before) == bool(urllib.request.proxy_bypass("intra.net"))
+    if before != {"no_proxy": "*"}:
+        assert httpx.get("http://hub.invalid/").status_code == 502 and asked[0].startswith("GET http://hub.invalid/")

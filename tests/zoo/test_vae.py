@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from shared import processes
 
 from dit_lab.data import Autoencoder, open_codec, open_data, open_vae, zoo_vaes
-from dit_lab.data.codecs import LinearPreview, preview_of
+from dit_lab.data.previews import LinearPreview, preview_of
 from dit_lab.program import run
 from dit_lab.zoo import vae as recipe
 from dit_lab.zoo.vae import VaeOptions, psnr, vae_command

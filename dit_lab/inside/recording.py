@@ -1,0 +1,63 @@
+"""Recording a sampling run while it goes: the steps of `sample` as they come, and a `Trajectory` at the end."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from dit_lab.diffusion import Step, process_of, sample
+from dit_lab.diffusion.checks import clips, whole_labels
+from dit_lab.inside.trace import TraceError
+from dit_lab.inside.trajectory import Trajectory
+from dit_lab.inside.trajectory_file import OPTIONS
+
+
+class Recording:
+    """Iterate over it instead of over `sample(model, labels, **options)`: the same steps, and then a `trajectory`."""
+
+    def __init__(self, model: nn.Module, labels, **options):
+        self.config = model.config
+        self.labels = whole_labels(labels, model.config.num_classes, model.config.null_label)
+        steps = sample(model, self.labels, **options)  # first: it checks the options
+        self.options = {name: plain(options.get(name, default)) for name, default in OPTIONS.items()}
+        if options.get("noise") is not None:
+            self.options["seed"] = None
+        process = process_of(model.config) if options.get("process") is None else options["process"]
+        self.options["clip_x0"] = clips(model.config, process, self.options["clip_x0"])  # what it came to
+        self.steps = self.keep(steps)
+        self.finished = None
+
+    def __iter__(self) -> Iterator[Step]:
+        return self.steps
+
+    def keep(self, steps) -> Iterator[Step]:
+        """Pass the steps on and keep what a trajectory holds of them."""
+        kept = []
+        for step in steps:
+            kept.append([step.t, *(tensor.to("cpu", copy=True) for tensor in (step.x, step.x0, step.eps))])
+            yield step
+        t, *tensors = zip(*kept, strict=True)
+        tensors = [torch.stack(tensor) for tensor in tensors]
+        self.finished = Trajectory(self.config, self.labels, self.options, list(t), *tensors, step.previous.cpu())
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """What was recorded. Raises TraceError until the iteration has come to its end."""
+        if self.finished is None:
+            raise TraceError("the recording has no trajectory yet: iterate over it to its end first")
+        return self.finished
+
+
+def record(model: nn.Module, labels, **options) -> Trajectory:
+    """Sample and keep the trajectory; `labels` and `options` are those of `sample`."""
+    recording = Recording(model, labels, **options)
+    for _ in recording:
+        pass
+    return recording.trajectory
+
+
+def plain(value):
+    """An option as JSON has it: lists for tuples, Python's numbers for numpy's."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,175 @@
+"""ADM's files from strangers: pictures or statistics, or one sentence, soon and in bounded memory."""
+
+import io
+import os
+import resource
+import struct
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shared import in_child
+
+from dit_lab.evaluation import adm
+
+PICTURES = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+
+
+def packed(path, header, body=b"", *, name="arr_0.npy", version=1, how=zipfile.ZIP_STORED):
+    """A file whose array has a header of one's own."""
+    text = header if isinstance(header, bytes) else header.encode()
+    length = struct.pack("<H", len(text)) if version == 1 else struct.pack("<I", len(text))
+    with zipfile.ZipFile(path, "w", how) as archive:
+        archive.writestr(name, b"\x93NUMPY" + bytes([version, 0]) + length + text + body)
+    return path
+
+
+def about(descr, shape):
+    return f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}\n"
+
+
+def refused(path, told):
+    """Refused soon in one sentence with these words."""
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=told) as caught:
+        adm.read(path)
+    said = str(caught.value).replace(str(path), "")
+    assert time.monotonic() - began < 2 and len(said) < 250 and said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["{" * 60_000, "{" * 900, "[" * 900, "-" * 900 + "1", "(" * 100 + ")" * 100, "{}", "", "5", "\n" * 900,
+     b"\xff" * 64,
+     "{'descr': 5, 'fortran_order': False, 'shape': (1,)}", "{'descr': '|u1', 'fortran_order': 0, 'shape': (1,)}",
+     "{'descr': '|u1', 'fortran_order': False, 'shape': 'x'}", "{'descr': '|u1', 'fortran_order': False}",
+     "__import__('os').mkdir('ran')", "{'descr': '" + "(1,)" * 200 + "u1', 'fortran_order': False, 'shape': (1,)}"],
+)  # fmt: skip
+def test_a_header_that_is_none_is_refused(header, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for version in 1, 2:
+        if version == 2 or len(header) < 2**16:
+            refused(packed(tmp_path / "a.npz", header, b"\0", version=version), "arr_0 has a header that is none")
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("descr", "shape", "told"),
+    [
+        ("|u1", (10**12, 256, 256, 3), "by its header, which its [0-9]+ bytes are not"),
+        ("|u1", (2**62, 2**62, 4, 3), "by its header"),
+        ("|u1", (-2, -4, 5, 3), "no readable"),
+        ("|u1", (2, 4, 5, 3, *[1] * 100), "no readable"),
+        ("|V1000000000", (2, 4, 5, 3), "by its header"),
+        ("<f8", (2, 4, 5, 3), "by its header"),
+        ("|O", (15,), "holds Python's objects"),
+        ([("a", "|O")], (15,), "holds Python's objects"),
+        ([("a", "|u1"), ("b", "<u2")], (40,), "uint8 of n x h x w x 3, not void24 of 40"),
+        ("|S0", (10**15,), "by its header"),
+        ("<U30", (1,), "uint8 of n x h x w x 3, not str960 of 1"),
+        ("<f8", (15,), "uint8 of n x h x w x 3, not float64 of 15"),
+    ],
+)
+def test_a_header_that_promises_what_is_not_there_or_no_pictures_is_refused(descr, shape, told, tmp_path):
+    refused(packed(tmp_path / "a.npz", about(descr, shape), PICTURES.tobytes()), told)
+
+
+def test_empty_arrays_and_versions_that_no_file_of_pictures_has_are_refused(tmp_path):
+    refused(packed(tmp_path / "a.npz", about("|S0", (10**15,))), "uint8 of n x h x w x 3")
+    refused(packed(tmp_path / "a.npz", about("|u1", (0, 4, 5, 3))), "uint8 of n x h x w x 3")
+    for version in 0, 3, 255:
+        refused(packed(tmp_path / "a.npz", about("|u1", (1,)), b"\0", version=version), "no readable")
+
+
+def growth(path):
+    """Megabytes that this process grows by reading a file, and the sentence."""
+    adm.read(path.parent / "sound.npz")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        adm.read(path)
+        said = "it opens"
+    except ValueError as error:
+        said = str(error)
+    return said, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def test_a_small_file_that_would_unpack_to_very_much_is_refused(tmp_path):
+    np.savez(tmp_path / "sound.npz", arr_0=PICTURES)
+    path = packed(
+        tmp_path / "bomb.npz", about("|u1", (100, 1024, 1024, 3)), bytes(300 * 2**20), how=zipfile.ZIP_DEFLATED
+    )
+    said, megabytes = in_child(growth, path)
+    assert "unpack to" in said and "write it without compression" in said and megabytes < 50
+    packed(path, about("|u1", (10**10, 1, 1, 3)), bytes(100), how=zipfile.ZIP_DEFLATED)
+    said, megabytes = in_child(growth, path)
+    assert "by its header" in said and megabytes < 50
+
+
+def test_a_zip_of_a_million_entries_is_refused_by_its_table(tmp_path):
+    np.savez(tmp_path / "sound.npz", arr_0=PICTURES)
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", 20, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    table = entry * 1_000_000
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, len(table), 0, 0)
+    (path := tmp_path / "many.npz").write_bytes(table + end)
+    began = time.monotonic()
+    said, megabytes = in_child(growth, path)
+    assert "no readable" in said and megabytes < 100 and time.monotonic() - began < 10  # a process's start included
+
+
+def test_what_numpy_does_not_write_is_refused(tmp_path):
+    body = about("|u1", PICTURES.shape)
+    for how in zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA:
+        told = "compressed in a way that numpy does not write"
+        refused(packed(tmp_path / "a.npz", body, PICTURES.tobytes(), how=how), told)
+    content = bytearray(packed(tmp_path / "a.npz", body, PICTURES.tobytes()).read_bytes())
+    for mark, place in (b"PK\3\4", 6), (b"PK\1\2", 8):
+        content[content.index(mark) + place] |= 1  # encrypted
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(tmp_path / "a.npz", "encrypted")
+
+
+def test_pipes_devices_and_folders_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    for path in tmp_path / "pipe.npz", tmp_path, Path("/dev/zero"):
+        refused(path, "no readable .npz of plain arrays: it is no file")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"arr_0": PICTURES, "arr_1": np.zeros(3, int)}, "arr_1 should be 2 whole numbers, the labels, not int64 of 3"),
+        ({"arr_0": PICTURES, "arr_1": np.zeros(2)}, "arr_1 should be 2 whole numbers"),
+        ({"arr_0": PICTURES, "arr_1": np.array("x")}, "arr_1 should be 2 whole numbers"),
+        ({"mu": np.zeros(2, np.longdouble), "sigma": np.eye(2)}, "mu and sigma should be"),
+        ({"mu": np.zeros(2, complex), "sigma": np.eye(2)}, "mu and sigma should be"),
+        ({"mu": np.zeros((2, 1)), "sigma": np.eye(2)}, "mu and sigma should be"),
+        ({"mu": np.zeros(2)}, "neither pictures"),
+    ],
+)
+def test_labels_and_statistics_that_fit_nothing_are_refused(arrays, told, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    refused(tmp_path / "a.npz", told)
+
+
+def test_honest_files_open_compressed_or_not_and_of_any_byte_order(tmp_path):
+    np.savez(tmp_path / "a.npz", arr_0=PICTURES, arr_1=np.array([3, 1]))
+    np.savez_compressed(tmp_path / "b.npz", PICTURES, np.array([3, 1]))
+    np.savez(tmp_path / "c.npz", np.asfortranarray(PICTURES), np.array([3, 1], ">i2"), other=np.zeros(9))
+    adm.write(tmp_path / "d.npz", 2, [(PICTURES, np.array([3, 1]))])
+    for name in "abcd":
+        arrays = adm.read(tmp_path / f"{name}.npz")
+        assert np.array_equal(arrays["arr_0"], PICTURES) and arrays["arr_1"].tolist() == [3, 1]
+        assert arrays.keys() == {"arr_0", "arr_1"}
+    np.savez(tmp_path / "e.npz", mu=np.arange(2, dtype=">f8"), sigma=np.eye(2, dtype=">f4"))
+    arrays = adm.read(tmp_path / "e.npz")
+    assert arrays["mu"].tolist() == [0, 1] and arrays["mu"].dtype.isnative and arrays["sigma"].dtype.isnative
+
+
+def test_black_pictures_that_compress_to_nothing_open(tmp_path):
+    """As many small ones as an evaluation has: 150 MB beyond the file's own size."""
+    content = io.BytesIO()
+    np.savez_compressed(content, np.zeros((10_000, 32, 32, 3), np.uint8))
+    (tmp_path / "a.npz").write_bytes(content.getvalue())
+    assert adm.read(tmp_path / "a.npz")["arr_0"].shape == (10_000, 32, 32, 3)

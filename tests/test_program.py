@@ -241,23 +241,35 @@ run(command, "dit_lab train", [])
 SLOW = "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
 
 
+def attended():
+    """In a new process: as in a terminal, where Ctrl-C is not ignored, as it is in a job of a shell's background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_amid_an_import_ends_the_program_there_and_then(tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(tmp_path)]))
-    done = subprocess.run([sys.executable, "-c", AMID_AN_IMPORT], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", AMID_AN_IMPORT], env=env, capture_output=True, text=True, preexec_fn=attended
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "dit_lab: interrupted\n")
 
 
 def test_ctrl_c_at_work_is_a_word_and_its_own_exit_code(ended):
-    before = signal.getsignal(signal.SIGINT)
-    assert ended(lambda: signal.raise_signal(signal.SIGINT)) == (130, "dit_lab: interrupted\n")
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert ended(lambda: signal.raise_signal(signal.SIGINT)) == (130, "dit_lab: interrupted\n")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="only Linux shows what a process has loaded")
 @pytest.mark.parametrize("words", [["-m", "dit_lab", "train", "--out", "never"], ["app.py"]], ids=["train", "app"])
 def test_ctrl_c_while_pytorch_is_imported_ends_without_a_traceback(words):
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=attended
+    )
     maps = Path(f"/proc/{process.pid}/maps")
     while "libtorch_python" not in maps.read_text():
         assert process.poll() is None

@@ -16,7 +16,7 @@ from dit_lab.checkpoints.mapping import map_tensors
 from dit_lab.checkpoints.pickles import UnwelcomeError, check_pickle
 from dit_lab.checkpoints.wrapped import arguments, candidates
 from dit_lab.files import json_object
-from dit_lab.program import out_of_memory
+from dit_lab.program import escaped, out_of_memory
 
 PART_BYTES = 2**24  # a pickled file is mapped anew for each part of about so many bytes, or more
 MOST_JSON, MOST_NESTED = 2**22, 64  # bytes, and containers in containers; a config has some hundreds, and two or three
@@ -214,9 +214,9 @@ def batched(names: list[str], count: int) -> list[list[str]]:
 def listed(names: list[str], most: int = 5) -> str:
     """`a, b, c, d, e and 7 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name[:100] for name in names[:most]) + more
+    return ", ".join(escaped(name[:100]) for name in names[:most]) + more
 
 
 def first_line(error: Exception) -> str:
-    """An error's message, its first sentence, its length bounded."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0][:200]
+    """An error's message, its first sentence, its length bounded and what cannot be printed in it escaped."""
+    return escaped((str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0])[:200]

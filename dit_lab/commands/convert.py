@@ -155,6 +155,10 @@ def open_kl(source: str, channels: int):
     vae = open_vae(source, channels)
     if type(vae).__name__ != "AutoencoderKL":
         raise CheckpointError(f"{source}: DiTPipeline takes an AutoencoderKL, this is {type(vae).__name__}")
+    # It knows the scaling factor alone: its pictures would be wrong without a word.
+    unread = [name for name in ("shift_factor", "latents_mean", "latents_std") if getattr(vae.config, name, None)]
+    if unread:
+        raise CheckpointError(f"{source}: DiTPipeline does not read a VAE's {', '.join(unread)}; leave --vae out")
     return vae
 
 

@@ -6,7 +6,7 @@ channels of latents.
 
 from dit_lab.data.rules import NUMBER, POSITIVE, SWITCH, Rule, each, maybe, one_of, whole
 from dit_lab.files import check_fields
-from dit_lab.program import quoted
+from dit_lab.program import escaped, quoted
 
 MOST_LEVELS, MOST_WIDTH, MOST_LAYERS, MOST_CHANNELS = 8, 2**14, 16, 1024
 STATISTICS = ("latents_mean", "latents_std")
@@ -49,7 +49,8 @@ def checked(config: dict) -> tuple[str, dict]:
     """
     name = config.get("_class_name")
     if not isinstance(name, str) or name not in RULES:
-        raise ValueError(f"it holds a {name if isinstance(name, str) else quoted(name)}, not one of {', '.join(RULES)}")
+        found = escaped(name[:80]) if isinstance(name, str) else quoted(name)
+        raise ValueError(f"it holds a {found}, not one of {', '.join(RULES)}")
     said = {key: config[key] for key in RULES[name] if key in config}
     check_fields(said, **{key: RULES[name][key] for key in said})
     levels = {key: len(said[key]) if key in said else count for key, count in LEVELS[name].items()}

@@ -15,6 +15,8 @@ from types import ModuleType
 
 import torch
 
+from dit_lab.checkpoints import CheckpointError
+from dit_lab.checkpoints.reading import read
 from dit_lab.evaluation.features import Network, Seen
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -68,10 +70,9 @@ def weights_file(path: Path | None) -> Path:
 def bare_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a PyTorch file; nothing in it is run. Raises ValueError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in any way
-        reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"{path} does not hold Inception's weights, the file of {URL}: {reason}") from error
+        return read(path, "model")[0]
+    except CheckpointError as error:
+        raise ValueError(f"{path} does not hold Inception's weights, the file of {URL}") from error
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import random
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -634,12 +635,15 @@ def killed_at_boundaries(folder: Path) -> list[int]:
 
 
 def killed_at_random(folder: Path, seed: int, rounds: int) -> list[int]:
-    """Kill saves at random moments; the versions found after each."""
-    chance = random.Random(seed)
-    save(folder, version(0), labels=["0"] * 10)
+    """Kill saves at random moments; the versions found after each. How long one takes is the machine's matter."""
+    chance, took = random.Random(seed), []
+    for _ in range(5):
+        began = time.perf_counter()
+        save(folder, version(0), labels=["0"] * 10)
+        took.append(time.perf_counter() - began)
     found = [0]
     for _ in range(rounds):
-        killed(folder, found[-1], None, chance.uniform(0.001, 0.03))
+        killed(folder, found[-1], None, chance.uniform(0.1, 3) * statistics.median(took))
         found.append(whole(folder))
     return found
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from safetensors.torch import load_file
-from shared import assert_same, drawn
+from shared import assert_same, drawn, tiny_vae
 
 from dit_lab.checkpoints import CheckpointError, diffusers_dit, diffusers_schedulers, load, meta_dit, save
 from dit_lab.checkpoints.meta_dit import labels_of
@@ -521,4 +521,15 @@ def test_an_objective_that_diffusers_does_not_know_is_refused_before_anything_is
     save(tmp_path / "flow", tiny(**trained_for))
     with pytest.raises(CheckpointError, match="DiTPipeline takes linear, cosine schedules and eps, x0, v predictions"):
         convert_command(str(tmp_path / "flow"), tmp_path / "pipeline", to="diffusers")
+    assert not (tmp_path / "pipeline").exists()
+
+
+@pytest.mark.parametrize("more", [dict(shift_factor=0.5), dict(latents_mean=[0.1] * 4, latents_std=[2.0] * 4)])
+def test_a_vae_whose_numbers_the_pipeline_does_not_read_is_refused(more, imagenet, tmp_path):
+    """DiTPipeline multiplies by the scaling factor and nothing else: its pictures would be wrong without a word."""
+    vae = tiny_vae()
+    vae.register_to_config(**more)
+    vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(CheckpointError, match=f"DiTPipeline does not read a VAE's {', '.join(more)}; leave --vae out"):
+        convert_command(str(imagenet), tmp_path / "pipeline", to="diffusers", vae=str(tmp_path / "vae"))
     assert not (tmp_path / "pipeline").exists()

@@ -101,15 +101,14 @@ WAYS = {  # of changing a file: what to change is drawn, so that Hypothesis need
 
 def complaints(read, path, original: bytes, change) -> list[str]:
     """What a reader did that no reader may, with files that are changed ones of `original`."""
-    found = []
-    warm = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found, peak = [], lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     @settings(
         max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(WAYS[change])
-    def throw(edits):
+    @given(edits=WAYS[change])
+    def throw(read, edits):
         path.write_bytes(change(original, edits))
         began = time.process_time()
         try:
@@ -123,9 +122,11 @@ def complaints(read, path, original: bytes, change) -> list[str]:
         if (spent := time.process_time() - began) > SECONDS:
             found.append(f"{spent:.1f} s for {edits!r}"[:400])
 
-    throw()
+    throw(lambda: None)  # what Hypothesis and the changes take is not the reader's
+    before = peak()
+    throw(read)
     path.write_bytes(original)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - warm
+    grown = peak() - before
     return found + ([f"{grown >> 20} MiB"] if grown > MEMORY + len(original) else [])
 
 

@@ -1,5 +1,6 @@
 """`python -m dit_lab experiment spectrum`: U-DiT's low-frequency finding (section 3.1), on checkpoints of one's own."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -37,7 +38,10 @@ def spectrum_command(
     writable(results, results.with_suffix(".png"))
     spectra = {}
     for name, source in sources(checkpoints, ladder, seed).items():
-        model = load(source).model
+        loaded = load(source)
+        if loaded.note:
+            print(f"dit_lab: {loaded.note}", file=sys.stderr)
+        model = loaded.model
         labels = torch.arange(samples) % max(model.config.num_classes, 1)
         spectra[name] = feature_spectra(record(model, labels, steps=steps), model)
     make_folder(results.parent)

@@ -15,7 +15,7 @@ from dit_lab.diffusion.checks import check, clips, drawn, whole_labels
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
 from dit_lab.diffusion.process import split_output
-from dit_lab.diffusion.solvers import IN_LOG_SNR, SOLVERS, Now
+from dit_lab.diffusion.solvers import SOLVERS, Now, shortened
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def sample(
     check(config, SAMPLERS, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise, process, clip_x0)
     process = process_of(config) if process is None else process
     clip = clips(config, process, clip_x0)
-    process = (process if clip else process.readable()).respaced(steps, first=sampler not in IN_LOG_SNR)
+    process = shortened(process, sampler, steps, clip)
     if sampler not in (fitting := samplers_for(process)):
         raise ValueError(f"{sampler} takes a diffusion's steps; for flow matching take {', '.join(fitting)}")
     guidance = Guidance(float(cfg_scale), cfg_channels, cfg_interval)

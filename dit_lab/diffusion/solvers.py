@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from dit_lab.diffusion.process import Process
+
 
 class Now(NamedTuple):
     """Where a sampler stands: step `i` of the process, x_t there, and the (guided) prediction, each `b c h w`."""
@@ -64,3 +66,8 @@ def log_snr(process, i: int) -> float:
 SOLVERS = {"euler": euler_step, "heun": heun_step, "dpmpp": dpmpp_step}
 # Timestep 0 has next to no noise: in log SNR it would be one huge step, so these leave it out, as diffusers does.
 IN_LOG_SNR = {"dpmpp"}
+
+
+def shortened(process: Process, sampler: str, steps: int, clip: bool) -> Process:
+    """The process in the `steps` that a sampler takes of it, from where x0 can be read unless it is clipped."""
+    return (process if clip else process.readable()).respaced(steps, first=sampler not in IN_LOG_SNR)

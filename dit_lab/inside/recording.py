@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import nn
 
 from dit_lab.diffusion import Step, process_of, sample
 from dit_lab.diffusion.checks import clips, whole_labels
+from dit_lab.inside.run import kept, stacked
 from dit_lab.inside.trace import TraceError
 from dit_lab.inside.trajectory import Trajectory
 from dit_lab.inside.trajectory_file import OPTIONS
@@ -32,13 +32,11 @@ class Recording:
 
     def keep(self, steps) -> Iterator[Step]:
         """Pass the steps on and keep what a trajectory holds of them."""
-        kept = []
+        steps_kept = []
         for step in steps:
-            kept.append([step.t, *(tensor.to("cpu", copy=True) for tensor in (step.x, step.x0, step.eps))])
+            steps_kept.append(kept(step))
             yield step
-        t, *tensors = zip(*kept, strict=True)
-        tensors = [torch.stack(tensor) for tensor in tensors]
-        self.finished = Trajectory(self.config, self.labels, self.options, list(t), *tensors, step.previous.cpu())
+        self.finished = Trajectory(self.config, self.labels, self.options, **stacked(steps_kept, step))
 
     @property
     def trajectory(self) -> Trajectory:

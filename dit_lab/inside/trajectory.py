@@ -5,70 +5,44 @@ at every step, runs that one step again, and computes the rows that somebody ask
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, reduce
 
+from dit_lab.inside.contributions import Contributions, contribution_norms, contributions
+from dit_lab.inside.edits import Edit
 from dit_lab.inside.geometry import token_under
-from dit_lab.inside.trace import Seen, TraceError, modulation_of, place, watch
-from dit_lab.inside.trajectory_file import check_parts, read_parts, write_parts
-from dit_lab.models import BLOCKS, Config
-from dit_lab.program import quoted
-
-CONDITION_TOKENS = 2
-LIMIT = 2**30
+from dit_lab.inside.lens import lens
+from dit_lab.inside.parts import Part
+from dit_lab.inside.rerun import rerun
+from dit_lab.inside.run import CONDITION_TOKENS, LIMIT, Run, amount, numbers
+from dit_lab.inside.trace import Seen, TraceError, modulation_of, place
+from dit_lab.models import BLOCKS
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
-    """What a sampling run went through, on the CPU in fp32: `x` (x_t), `x0`, `eps`: s b c h w; `sample`: b c h w.
+class Trajectory(Run):
+    """A recorded run, and what people ask of it; further questions are functions of a trajectory beside this file."""
 
-    `t` are the s timesteps, noisiest first (in flow matching not whole); `options` those of `sample`, its `seed` None
-    where the noise was injected. Replays run one sample alone in the model's own dtype; a batch may round differently,
-    by about 1e-7 in fp32. They take any model of the same config: with other weights they show what those weights would
-    have done with the same x_t. Raises TraceError when the parts do not fit each other.
-    """
+    def contributions(self, model, step, *, sample=0, half="cond", limit=LIMIT) -> Contributions:
+        """What every part of the network gave to a step's prediction, adding up to it: see `contributions`."""
+        return contributions(self, model, step, sample=sample, half=half, limit=limit)
 
-    config: Config
-    labels: list[int]
-    options: dict
-    t: list[int | float]
-    x: torch.Tensor
-    x0: torch.Tensor
-    eps: torch.Tensor
-    sample: torch.Tensor
+    def contribution_norms(self, model, *, sample=0, half="cond") -> tuple[list[Part], torch.Tensor]:
+        """How large each part is at every step, `-> part step`: see `contributions.contribution_norms`."""
+        return contribution_norms(self, model, sample=sample, half=half)
 
-    def __post_init__(self):
-        try:
-            check_parts(self)
-        except (TypeError, ValueError) as error:
-            raise TraceError(f"this is not a whole trajectory: {error}") from error
+    def lens(self, model, step, *, sample=0, half=None) -> torch.Tensor:
+        """The x0 that the model would predict if it stopped after each block, `-> block c h w`: see `lens`."""
+        return lens(self, model, step, sample=sample, half=half)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the first block's tokens, the finest grid."""
-        return self.grid_of(0)
+    def edited(self, model, *edits: Edit, steps=None) -> "Trajectory":
+        """The same run, from the same noise with the same labels, while edits are active on a range of `steps`.
 
-    def grid_of(self, block: int) -> tuple[int, int]:
-        """(rows, columns) of a block's tokens."""
-        return self.config.grid_of(block, tuple(self.x.shape[-2:]))
-
-    def tokens_of(self, block: int) -> int:
-        """Tokens in a block: n, and n + k where the condition joins the sequence, after the image tokens."""
-        image, cond = (torch.empty(1, n, 1, device="meta") for n in (math.prod(self.grid_of(block)), CONDITION_TOKENS))
-        return BLOCKS[self.config.block].enter(image, cond).shape[1]
-
-    def blocks_of(self, stage: str | None) -> range:
-        """The numbers of a stage's blocks; None where the model has only one. Raises TraceError, naming the stages."""
-        stages = self.config.stage_blocks
-        if stage is None and len(stages) == 1:
-            return next(iter(stages.values()))
-        if stage not in stages:
-            raise TraceError(f"stage must be one of {', '.join(stages)}, whose grids differ, not {quoted(stage)}")
-        return stages[stage]
+        None is all steps. Without edits it is the run itself, bit for bit. Raises TraceError as `rerun` does.
+        """
+        return replace(self, **rerun(self, model, *edits, steps=steps))
 
     def attention(
         self, model, step, *, sample=0, block=0, head=None, half="cond", queries=None, kind="attn", limit=LIMIT
@@ -164,66 +138,8 @@ class Trajectory:
         features = torch.cat([seen.features[block] for block in blocks])
         return features[:, : math.prod(self.grid_of(blocks[0]))].float().cpu()
 
-    @torch.no_grad()
-    def replay(self, model, step, sample, half, **what) -> Seen:
-        """Look into one step's forward of a sample, or a list of them, run again; `what` are options of `watch`."""
-        samples = list(sample) if isinstance(sample, Sequence) else [sample]
-        labels = [self.label(model, number, half) for number in samples]
-        step = place("step", step, len(self.t))
-        weight = next(model.parameters())
-        x = self.x[step, samples].to(weight.device, weight.dtype)
-        t, y = (torch.tensor(each, device=weight.device) for each in ([self.t[step]] * len(samples), labels))
-        with watch(model, **what) as seen:
-            model(x, t, y)
-        return seen
-
-    def label(self, model, sample: int, half: str) -> int:
-        """The label that a half of a sample's pass is given. Raises TraceError on another model, sample or half."""
-        if model.config != self.config:
-            ours, theirs = self.config.as_json(), model.config.as_json()
-            unlike = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-            raise TraceError(f"this trajectory was recorded with another model; they differ in {', '.join(unlike)}")
-        if half not in ("cond", "uncond"):
-            raise TraceError(f'half must be "cond" or "uncond", not {quoted(half)}')
-        if half == "uncond" and not self.config.num_classes:
-            raise TraceError("a model without classes has no unconditional half")
-        if half == "uncond" and not self.config.null_label:
-            raise TraceError("this model has no null label, so no unconditional half: it was trained without")
-        label = self.labels[place("sample", sample, len(self.labels))]
-        return label if half == "cond" else self.config.num_classes
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically. Raises TraceError when it cannot be written."""
-        write_parts(path, {field.name: getattr(self, field.name) for field in fields(self)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Trajectory":
-        """Read what `save` wrote; nothing in it is executed. Raises TraceError, in a sentence, on any other file."""
-        parts = read_parts(path)
-        try:
-            return cls(**parts)
-        except TraceError as error:
-            raise TraceError(f"{path} is damaged: {error}") from error
-
 
 def rows_of(seen: Seen, blocks: range, query: int, kind: str) -> torch.Tensor:
     """One query's rows in blocks on one grid: `-> block head j`."""
     rows = [seen.attention(block, kind=kind, queries=[query]) for block in blocks]
     return rearrange(rows, "block 1 head 1 j -> block head j").cpu()
-
-
-def numbers(what: str, asked) -> list | None:
-    """A list, array or tensor of numbers as a list; None stays. Raises TraceError on anything else."""
-    plain = asked.tolist() if hasattr(asked, "tolist") else asked
-    if plain is not None and not isinstance(plain, Sequence | range):
-        raise TraceError(f"{what} must be a list of numbers, not {quoted(asked)}")
-    return plain
-
-
-def amount(count: float) -> str:
-    """Bytes for a reader: `105906176 -> 101 MiB`."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:.3g} GiB"

@@ -163,6 +163,7 @@ def test_long_loss_curves_are_smoothed_without_moving_them():
 
 def test_figures_never_load_pyplot(monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
+    importlib.reload(plots.base)
     importlib.reload(plots).sample_grid(torch.zeros(1, 1, 4, 4))
     assert "matplotlib.pyplot" not in sys.modules
 

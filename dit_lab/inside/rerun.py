@@ -1,0 +1,45 @@
+"""A recorded run walked again, with edits at some of its steps: the same noise, the same labels, the same options."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from dit_lab.diffusion import sample
+from dit_lab.inside.editing import Edit, Walk, check_edits, hung
+from dit_lab.inside.run import Run, kept, numbers, stacked
+from dit_lab.inside.trace import TraceError, place
+from dit_lab.program import quoted
+
+
+def rerun(run: Run, model: nn.Module, *edits: Edit, steps: Sequence[int] | None = None) -> dict:
+    """What a run comes to with edits active at some `steps` (their numbers, None: all): its t, x, x0, eps and sample.
+
+    Without edits it is the run itself, bit for bit, on the machine that recorded it. Both calls that a step of Heun's
+    method makes are that step's. Raises TraceError on edits that the model has no place for, on steps that are not
+    there, and on a run that cannot be walked again: recorded with another model, with injected noise or in a process of
+    one's own.
+    """
+    check_edits(model, edits, run)
+    active = active_steps(steps, len(run.t))
+    if run.options["seed"] is None:
+        raise TraceError(
+            "this run's noise was injected and is not kept, so it cannot be run again: record it with a seed"
+        )
+    _ = run.process  # which refuses a run that walked one of its own
+    walk, steps_kept = Walk(run), []
+    walked = sample(model, run.labels, **run.options)
+    for walk.step in tqdm(range(len(run.t)), desc="edited run", leave=False, disable=None):
+        with hung(model, edits, walk) if walk.step in active else nullcontext():
+            step = next(walked)
+        steps_kept.append(kept(step))
+    return stacked(steps_kept, step)
+
+
+def active_steps(steps, count: int) -> set[int]:
+    """The steps at which edits are active. Raises TraceError on an empty list, and on a step that is not there."""
+    asked = range(count) if steps is None else numbers("steps", steps)
+    if not asked:
+        raise TraceError(f"steps must name at least one step from 0 to {count - 1}, not {quoted(steps)}")
+    return {place("step", step, count) for step in asked}

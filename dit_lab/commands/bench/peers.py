@@ -1,40 +1,23 @@
-"""`python -m dit_lab bench`: DiT-S/2 and B/2 here against diffusers' DiTTransformer2DModel, in one process.
+"""DiT-S/2 and B/2 here against diffusers' DiTTransformer2DModel, and U-DiT-S, folded, against DiT-S/2.
 
-And U-DiT-S, folded for inference, against DiT-S/2, which has the same MACs.
-
-The two take turns and the table gives medians and their ratio, so that a machine that slows down slows both.
+U-DiT-S has the same MACs as DiT-S/2.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 
 import torch
-from tqdm.auto import tqdm
 
-from dit_lab.models import DiTConfig, build, fold, pick_device, preset, uses_bf16
-
-WARM_UP = 2
+from dit_lab.commands.bench.timing import alternate, stirred
+from dit_lab.models import DiTConfig, build, fold, preset, uses_bf16
 
 
-def bench_command(
-    *, models: tuple[str, ...] = ("DiT-S/2", "DiT-B/2"), batch: int = 8, rounds: int = 7, device: str = "cpu"
-) -> None:
-    """Time a forward and a training step of each model, in fp32 and, where the machine computes it, in bf16.
-
-    Args:
-        models: Presets to time; 32 x 32 x 4 latents, 1000 classes.
-        batch: Latents a call.
-        rounds: Turns that each side takes; the first two warm up and are not counted.
-        device: cpu or cuda.
-    """
-    if batch < 1 or rounds <= WARM_UP:
-        raise ValueError(f"a bench needs a batch of at least 1 and {WARM_UP + 1} rounds, not {batch} and {rounds}")
-    configs, place = [preset(name) for name in models], pick_device(device)
+def bench_peers(models: tuple[str, ...], batch: int, rounds: int, place, told: str) -> None:
+    """The table of presets; `told` is what is said of the bench. Raises ValueError on one that is no DiT."""
+    configs = [preset(name) for name in models]
     if others := [name for name, config in zip(models, configs, strict=True) if not isinstance(config, DiTConfig)]:
         raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
-    print(f"batch {batch}, {rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}")
+    print(told)
     print(f"{'':36}{'diffusers':>12}{'dit_lab':>12}{'ratio':>8}")
     for name, config in zip(models, configs, strict=True):
         ours, theirs = pair(config, place)
@@ -65,13 +48,6 @@ def bench_udit(batch: int, rounds: int, place) -> None:
     print(f"{'U-DiT-S folded forward, fp32':36}{theirs * 1e3:9.0f} ms{ours * 1e3:9.0f} ms{ours / theirs:7.2f}x")
 
 
-def stirred(model):
-    """The model with random weights that are nowhere zero."""
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.02)
-    return model
-
-
 def pair(config: DiTConfig, device):
     """Our model and diffusers' of the same size, both with random weights that are nowhere zero."""
     from diffusers import DiTTransformer2DModel
@@ -81,26 +57,6 @@ def pair(config: DiTConfig, device):
         patch_size=config.patch_size, sample_size=32, in_channels=4, out_channels=8, num_embeds_ada_norm=1000,
     )  # fmt: skip
     return tuple(stirred(model).to(device).eval() for model in (build(config), theirs))
-
-
-def alternate(first: Callable, second: Callable, rounds: int, device) -> tuple[float, float]:
-    """Median seconds of each, taking turns."""
-    times = ([], [])
-    for turn in tqdm(range(rounds), leave=False):
-        for call, kept in zip((first, second), times, strict=True):
-            wait(device)
-            start = time.perf_counter()
-            call()
-            wait(device)
-            if turn >= WARM_UP:
-                kept.append(time.perf_counter() - start)
-    return median(times[0]), median(times[1])
-
-
-def wait(device) -> None:
-    """Let a GPU finish what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def no_grad(call: Callable) -> Callable:

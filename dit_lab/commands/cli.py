@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "four-blocks": Command("experiments.four_blocks", "four_blocks_command", "four ways to condition, compared"),
     "ladder": Command("experiments.ladder", "ladder_command", "from DiT to U-DiT, step by step"),
     "scaling": Command("experiments.scaling", "scaling_command", "what more compute buys, by size and by patch"),
+    "causal": Command("experiments.causal", "causal_command", "what parts made, and what goes without them"),
     "spectrum": Command("experiments.spectrum", "spectrum_command", "how coarse the features of a model are"),
 }
 COMMANDS = {

@@ -89,5 +89,5 @@ def timed(row: Row, run: Trajectory, model, rounds: int, place) -> str:
         base, look = alternate(base, look, rounds, place)
     except TraceError as error:
         return f"{row.name:24}{error}"
-    times = f"{row.against:>14}{base * 1e3:7.1f} ms{look * 1e3:9.1f} ms{look / base:7.2f}x{row.bound:7.1f}x"
+    times = f"{row.against:>12}{base * 1e3:9.1f} ms{look * 1e3:9.1f} ms{look / base:7.2f}x{row.bound:7.1f}x"
     return f"{row.name:24}{times}{'  over its bound' if look / base > row.bound else ''}"

@@ -7,7 +7,7 @@ from einops import rearrange
 from matplotlib.figure import Figure
 
 from dit_lab.inside.attention import AttentionNumbers
-from dit_lab.inside.plots.base import SMALL, block_axis, block_names, time_axis, titled
+from dit_lab.inside.plots.base import SMALL, block_axis, block_names, colour_bar, time_axis, titled
 
 
 def attention_numbers_map(numbers: AttentionNumbers, *, names: Sequence[str] | None = None) -> Figure:
@@ -31,13 +31,11 @@ def attention_numbers_map(numbers: AttentionNumbers, *, names: Sequence[str] | N
     axes = figure.subplots(1, len(drawn_of), squeeze=False)[0]
     for axis, (name, values) in zip(axes, drawn_of.items(), strict=True):
         rows = rearrange(values, "block head step -> (block head) step")
-        drawn = axis.imshow(rows, cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
+        drawn = axis.imshow(rows.numpy(), cmap="viridis", vmin=0, aspect="auto", interpolation="nearest")
         block_axis(axis, said, [heads] * blocks)
         time_axis(axis, numbers.t, 3)
         axis.set_title(titles[name], fontsize=9)
-        bar = figure.colorbar(drawn, ax=axis, location="bottom", pad=0.02)
-        bar.set_label(named[name], fontsize=SMALL)
-        bar.ax.tick_params(labelsize=7)
+        colour_bar(figure, drawn, axis, named[name], 4, location="bottom", pad=0.02)
         if axis is not axes[0]:
             axis.set_yticks([])
     return titled(
@@ -65,10 +63,10 @@ def similarity_map(
     if heads is not None and (heads < 1 or count % heads) or t is not None and len(t) != count:
         told = f"{heads} heads a block" if t is None else f"{len(t)} timesteps"
         raise ValueError(f"a map of {count} x {count} does not fit {told}")
-    figure = Figure(figsize=(7.6, 6.8), layout="constrained")
+    figure = Figure(figsize=(7.6, 6.8), layout="compressed")
     axis = figure.subplots()
-    drawn = axis.imshow(similarity.cpu(), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(drawn, ax=axis, label="cosine between attention maps", shrink=0.8)
+    drawn = axis.imshow(similarity.cpu().numpy(), cmap="viridis", vmin=0, vmax=1, interpolation="nearest")
+    colour_bar(figure, drawn, axis, "cosine between attention maps", shrink=0.8)
     if t is not None:
         time_axis(axis, t, 6)
         axis.set_yticks(axis.get_xticks(), [label.get_text() for label in axis.get_xticklabels()], fontsize=SMALL)

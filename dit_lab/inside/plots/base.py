@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from einops import rearrange, reduce
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dit_lab.data import Pixels
 
@@ -76,9 +77,10 @@ def table(rows: int, columns: int, shape: Sequence[int], most: float = 1.1, titl
     Panels are `most` inches wide or less; `titles` are the inches above each.
     """
     ratio = shape[0] / shape[1]
-    wide = min(most, 7.2 / columns, (9.5 / rows - titles) / ratio)
+    wide = min(most, 7.0 / columns, (9.5 / rows - titles) / ratio)
     figure = Figure(
-        figsize=(max(columns * max(wide, ROOM) + 1.8, 5.5), rows * (wide * ratio + titles) + 1.3), layout="constrained"
+        figsize=(min(max(columns * max(wide, ROOM) + 2.1, 5.5), 10), rows * (wide * ratio + titles) + 1.05),
+        layout="compressed",
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -145,6 +147,29 @@ def time_axis(axis, t: Sequence[float], most: int = 5) -> None:
     marks = spread(len(t), most)
     axis.set_xticks(marks, [said_t(t[mark]) for mark in marks], fontsize=SMALL)
     axis.set_xlabel("timestep t, noisiest first", fontsize=9)
+
+
+def plain_log(axis, low: float, high: float) -> None:
+    """Plain numbers on an axis (or a colour bar's) that is logarithmic from low to high: 0.2, 0.5, 1 where it is short.
+
+    `axis` is one of Matplotlib's `Axis`, such as `axes.yaxis`.
+    """
+    short = low > 0 and high < 300 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def colour_bar(figure: Figure, drawn, axes, label: str, marks: int = 5, **more):
+    """The bar of a map's colours beside `axes`, with its quantity and unit, and few plain numbers."""
+    # A locator that goes by the bar's length would choose anew after the layout, and be cut off.
+    bar = figure.colorbar(drawn, ax=axes, ticks=MaxNLocator(marks), **more)
+    if isinstance(drawn.norm, LogNorm):
+        plain_log(bar.ax.yaxis, drawn.norm.vmin, drawn.norm.vmax)
+        label += " (log scale)"
+    bar.set_label(label, fontsize=9)
+    bar.ax.tick_params(labelsize=SMALL)
+    return bar
 
 
 def block_axis(axis, names: Sequence[str], rows: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from dit_lab.inside.plots.base import (
     bare,
     block_axis,
     block_names,
+    colour_bar,
     one_channel,
     outline,
     percent,
@@ -32,6 +33,7 @@ from dit_lab.inside.plots.parts import short_name
 from dit_lab.inside.trajectory import Trajectory
 
 INPUT = "patches", "positions", "x_t"
+LEGIBLE = 20  # more rows than this have no numbers
 ROWS = 48  # more heads and MLPs than this are no longer read in one heat map
 
 
@@ -59,7 +61,7 @@ def what_made_this(
     for axis, number, picture in zip(axes[1:], chosen, pictures, strict=True):
         title = f"{found.attribution.parts[number]}\ngave {percent(shares[number].item(), 0)}"
         drawn = show_signed(axis, picture, reach, title)
-    figure.colorbar(drawn, ax=axes[1:], label="gave to the picture", shrink=0.8)
+    colour_bar(figure, drawn, axes[1:], "gave to the picture", shrink=0.8)
     places = below.subgridspec(1, 4, width_ratios=[1.7, 1.25, 2.4, 1.5])
     draw_shares(figure, places, found, names)
     draw_agreement(figure.add_subplot(places[2]), found, names)
@@ -77,7 +79,7 @@ def causal_table(found: CausalMap, *, names: Sequence[str] | None = None, most: 
     """Attribution and intervention cell by cell: heads and MLPs in rows, ranges of steps in columns, on one scale.
 
     Grey is a cell that was not switched off. Beside them each measured cell as a dot, its share against what was lost.
-    Of more than `most` heads and MLPs those with the largest shares are drawn.
+    Of more than `most` heads and MLPs those that were switched off are drawn, and those with the largest shares.
     """
     cells, spans = found.interventions.cells, spans_of(found)
     inner = [part for part in found.attribution.parts if part.kind in ("attn", "cross", "mlp")]
@@ -85,7 +87,8 @@ def causal_table(found: CausalMap, *, names: Sequence[str] | None = None, most: 
     shares = np.array([[found.attribution.of(of(part, span)) for span in spans] for part in inner])
     lost = dict(zip(cells, found.interventions.lost.tolist(), strict=True))
     losses = np.array([[lost.get(of(part, span), np.nan) for span in spans] for part in inner])
-    rows = sorted(np.argsort(-np.abs(shares).max(1), kind="stable")[:most])
+    # What was measured comes first, then what has large shares; lexsort's last key counts most.
+    rows = sorted(np.lexsort([-np.abs(shares).max(1), np.isnan(losses).all(1)])[:most])
     reach = max(np.abs(shares[rows]).max(), np.nanmax(np.abs(losses), initial=0)) or 1.0
     figure = Figure(figsize=(9.6, max(4.2, 0.15 * len(rows) + 2)), layout="constrained")
     left, right, dots, beside = figure.subplots(1, 4, width_ratios=[1, 1, 1.9, 1.3])
@@ -97,9 +100,9 @@ def causal_table(found: CausalMap, *, names: Sequence[str] | None = None, most: 
         span_axis(axis, spans)
         name_rows(axis, [inner[row] for row in rows], names)
     right.set_yticks([])
-    figure.colorbar(drawn, ax=[left, right], label="share of the region's picture", location="bottom", shrink=0.8)
+    colour_bar(figure, drawn, [left, right], "share of the region's picture", 4, location="bottom")
     draw_agreement(dots, found, names)
-    drawn_of = f"the {len(rows)} largest of {len(inner)}" if len(rows) < len(inner) else "all"
+    drawn_of = f"{len(rows)} of {len(inner)}" if len(rows) < len(inner) else "all"
     return titled(
         figure,
         "What made the region: what each part gave, and what is lost without it",
@@ -130,17 +133,19 @@ def draw_shares(figure: Figure, places, found: CausalMap, names) -> None:
     rows = [row for row in range(len(said)) if row < len(said) - 1 or abs(sums[row]) > 5e-4]
     heat, bars = figure.add_subplot(places[0]), figure.add_subplot(places[1])
     reach = reach_of(table[rows])
-    heat.imshow(table[rows], cmap=SIGNED, vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
+    heat.imshow(table[rows].numpy(), cmap=SIGNED, vmin=-reach, vmax=reach, aspect="auto", interpolation="nearest")
     block_axis(heat, [said[row] for row in rows], [1] * len(rows))
     span_axis(heat, spans)
     heat.set_title("share by steps", fontsize=9)
     for (row, column), value in np.ndenumerate(table[rows].numpy()):
-        if len(rows) <= 20 and len(spans) <= 4 and not np.isnan(value):
+        if len(rows) <= LEGIBLE and len(spans) <= 4 and not np.isnan(value):
             colour = "white" if abs(value) > 0.45 * reach else "black"
             heat.text(column, row, percent(value, 0), ha="center", va="center", fontsize=7, color=colour)
-    bars.barh(range(len(rows)), sums[rows], color=[ORANGE if sums[row] > 0 else BLUE for row in rows], height=0.7)
+    bars.barh(
+        range(len(rows)), sums[rows].numpy(), color=[ORANGE if sums[row] > 0 else BLUE for row in rows], height=0.7
+    )
     bars.axvline(0, color="#bbbbbb", linewidth=0.8)
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows if len(rows) <= LEGIBLE else []):
         end = max(sums[row].item(), 0)
         bars.text(end, number, f" {percent(sums[row].item(), 0)}", va="center", fontsize=7)
     bars.set(ylim=(len(rows) - 0.5, -0.5), yticks=[], xticks=[])

@@ -12,7 +12,9 @@ from dit_lab.inside.plots.base import (
     BLUE,
     SMALL,
     as_pictures,
+    colour_bar,
     one_channel,
+    plain_log,
     reach_of,
     row_name,
     said_channel,
@@ -49,6 +51,7 @@ def effect_plot(found: Effect, t: Sequence[float], *, steps: Sequence[int] | Non
     over.plot(found.x0, color=BLUE, linewidth=2.5, label="the edit")
     time_axis(over, t, 6)
     over.set_yscale("log", nonpositive="mask")  # before the edit is active all are 0
+    plain_log(over.yaxis, *over.get_ylim())
     over.set_ylabel("x0 moved by (root mean square, log)", fontsize=9)
     over.tick_params(axis="y", labelsize=SMALL)
     over.grid(alpha=0.3)
@@ -128,7 +131,7 @@ def effect_pictures(
             row_name(signed[-1][0], "changed")
     for axis, name in zip(axes[0], [*(f"t = {said_t(trajectory.t[step])}" for step in shown), "final"], strict=True):
         axis.set_title(name, fontsize=9)
-    figure.colorbar(drawn[0], ax=axes, label="change of the picture", shrink=0.6)
+    colour_bar(figure, drawn[0], axes, "change of the picture", shrink=0.6)
     caption = (
         "Predicted x0 on the way, and the final picture. Orange is what the edit added to a pixel, blue what it took. "
         "See whether it changes more, or something else, than an edit like it elsewhere."

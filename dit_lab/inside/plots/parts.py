@@ -15,6 +15,7 @@ from dit_lab.inside.plots.base import (
     SMALL,
     as_pictures,
     block_names,
+    colour_bar,
     one_channel,
     percent,
     reach_of,
@@ -31,7 +32,7 @@ from dit_lab.inside.plots.base import (
 
 WITHIN = 0.995  # of the values in blocks: so much of them the scale holds
 CELLS = 80  # more parts than this are no longer read as a table
-BRANCH = {"attn": "head", "cross": "cross head", "attn_bias": "bias", "cross_bias": "cross bias", "mlp": "MLP"}
+BRANCH = {"attn": "head", "cross": "cross", "attn_bias": "bias", "cross_bias": "cross bias", "mlp": "MLP"}
 
 
 def contribution_pictures(
@@ -63,7 +64,7 @@ def contribution_pictures(
         drawn = show_signed(axis, values[number], reach, f"{name}\n{told[number]}".strip())
     what = "the final picture" if shares else {"x0": "predicted x0"}.get(of, of)
     extend = "both" if values[list(places)].abs().max() > reach * 1.001 else "neither"
-    figure.colorbar(drawn, ax=axes, label=f"given to {what}", shrink=0.6, extend=extend)
+    colour_bar(figure, drawn, axes, f"given to {what}", shrink=0.6, extend=extend)
     number_is = "its share of the region's picture" if shares else "its root mean square"
     rest = " With the first noise they add up to the picture." if shares else " All parts add up to the whole."
     caption = (
@@ -126,13 +127,11 @@ def contribution_norms_map(
     axis = figure.subplots()
     most = reach_of(values)
     scale = LogNorm(most * 1e-4, most) if log else Normalize(0, most)
-    drawn = axis.imshow(
-        values.clamp(min=most * 1e-4) if log else values, cmap="viridis", norm=scale, aspect="auto",
-        interpolation="nearest",
-    )  # fmt: skip
+    shown = (values.clamp(min=most * 1e-4) if log else values).numpy()
+    drawn = axis.imshow(shown, cmap="viridis", norm=scale, aspect="auto", interpolation="nearest")
     time_axis(axis, t, 9)
     label_parts(axis, ordered, block_names(blocks, names))
-    figure.colorbar(drawn, ax=axis, label=f"root mean square in eps{' (log scale)' if log else ''}")
+    colour_bar(figure, drawn, axis, "root mean square in eps")
     return titled(
         figure,
         "How much of the predicted noise each part gives",

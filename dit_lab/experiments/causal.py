@@ -149,7 +149,7 @@ def seven(steps: int):
     model = load(STROKES).model
     run = record(model, [7], steps=steps, cfg_scale=2.0, seed=5)
     stroke = run.sample[0].mean(0) > 0
-    return what_made_this(run, causal_map(run, model, stroke, largest=24), stroke)
+    return what_made_this(run, causal_map(run, model, stroke, largest=24), stroke, label="7")
 
 
 def seven_file(results: Path) -> Path:

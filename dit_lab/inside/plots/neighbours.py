@@ -53,6 +53,7 @@ def neighbours_table(
         caption += (
             f" Under a sample's name the share of the test pictures{kind} that are nearer to their nearest than it is: "
             "near 0 % it is nearer than unseen pictures come, memorised."
+            + (" The histogram is of all classes together." if kind else "")
         )
     return titled(figure, "Samples and the training pictures nearest to them", caption)
 

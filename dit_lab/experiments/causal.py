@@ -5,7 +5,6 @@ whether a few massive activations carry the picture, whether the corners are sin
 heads hold strokes together.
 """
 
-import json
 from pathlib import Path
 from statistics import mean, median
 
@@ -13,8 +12,9 @@ import torch
 from scipy.ndimage import label as connected
 
 from dit_lab.checkpoints import load
+from dit_lab.experiments.kept import NAME, STEP, check_settings, is_object, is_objects
 from dit_lab.experiments.page import save_figure, write_page
-from dit_lab.files import make_folder, writable, write_json
+from dit_lab.files import check_fields, make_folder, read_json, writable, write_json
 from dit_lab.inside import (
     Channels,
     Cut,
@@ -49,16 +49,15 @@ def causal_command(
         results: The JSON to write; the page and the figures go beside it.
     """
     writable(results, results.with_suffix(".md"), results.with_suffix(".png"), seven_file(results))
+    table = opened(results, dict(seeds=list(seeds), steps=steps, controls=controls))
     make_folder(results.parent)
-    table = {"settings": dict(seeds=list(seeds), steps=steps, controls=controls), "rows": []}
-    if results.is_file() and (old := json.loads(results.read_text(encoding="utf-8")))["settings"] == table["settings"]:
-        table = old
     for question, (ask, models) in QUESTIONS.items():
         for name in models:
-            for seed in seeds:
-                if any((row["question"], row["model"], row["seed"]) == (question, name, seed) for row in table["rows"]):
-                    continue
-                row = ask(load(name).model, seed, steps, controls)
+            there = [row["seed"] for row in table["rows"] if (row["question"], row["model"]) == (question, name)]
+            missing = [seed for seed in seeds if seed not in there]
+            model = load(name).model if missing else None
+            for seed in missing:
+                row = ask(model, seed, steps, controls)
                 table["rows"].append(dict(question=question, model=name, seed=seed) | row)
                 write_json(results, table)
                 print(f"{question}, {name}, seed {seed}", flush=True)
@@ -66,6 +65,21 @@ def causal_command(
     save_figure(seven(steps), seven_file(results))
     write_page(results.with_suffix(".md"), "What made this pixel, and is that what caused it?", COMMAND, page(table))
     print(f"{results.with_suffix('.md')}: what came out")
+
+
+def opened(results: Path, settings: dict) -> dict:
+    """The table so far. Raises ValueError on a file that is none, and on one made with other settings."""
+    if not results.is_file():
+        return {"settings": settings, "rows": []}
+    try:
+        table = read_json(results)
+        check_fields(table, settings=(is_object, "an object"), rows=(is_objects, "a list of objects"))
+        for row in table["rows"]:
+            check_fields(row, question=NAME, model=NAME, seed=STEP)
+    except ValueError as error:
+        raise ValueError(f"{results} holds no results of this; give --results another name ({error})") from error
+    check_settings(results, table["settings"], settings)
+    return table
 
 
 def agreement(model, seed: int, steps: int, controls: int) -> dict:

@@ -21,7 +21,7 @@ from dit_lab.checkpoints.reading import listed
 from dit_lab.commands.train import follow
 from dit_lab.data import Images, Latents
 from dit_lab.experiments.judge import MEASURED, REBUILT, Judge
-from dit_lab.experiments.kept import log_of, read_judged, read_results
+from dit_lab.experiments.kept import check_settings, log_of, read_judged, read_results
 from dit_lab.experiments.page import save_figure, write_page
 from dit_lab.experiments.plan import Kept, Plan
 from dit_lab.files import make_folder, writable, write_json
@@ -119,8 +119,7 @@ def opened(results: Path, settings: dict, judge: Judge) -> dict:
         rebuilt = {REBUILT: judge.distance_of_rebuilt()} if settings["vae"] else {}
         return {"settings": settings | {MEASURED: judge.distance_of_real(), **rebuilt}, "runs": []}
     table = read_results(results)
-    if changed := [name for name in settings if table["settings"].get(name) != settings[name]]:
-        raise ValueError(f"{results} was made with another {listed(changed)}; give --results another name")
+    check_settings(results, table["settings"], settings)
     return table
 
 

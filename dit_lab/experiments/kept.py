@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dit_lab.checkpoints.reading import listed
 from dit_lab.experiments.judge import MEASURED, REBUILT
 from dit_lab.files import check_fields, json_object, read_json
 from dit_lab.training.folder import LOG
@@ -9,6 +10,7 @@ from dit_lab.training.state import is_number, is_step
 
 FIGURES = ("train_loss", "test_mse", "test_vb", "frechet", "agreement", "seconds")
 NUMBER, STEP = (is_number, "a number"), (is_step, "a whole number from 0")
+NAME = (lambda value: isinstance(value, str), "a name")
 
 
 def read_results(path: Path) -> dict:
@@ -26,9 +28,15 @@ def read_results(path: Path) -> dict:
     return table
 
 
+def check_settings(path: Path, before: dict, now: dict) -> None:
+    """Raise ValueError where results were made with other settings than would be gone on with."""
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        raise ValueError(f"{path} was made with another {listed(changed)}; give --results another name")
+
+
 def check_row(row: dict) -> None:
     """Raise ValueError where a run of a table lacks what is told of it; some that ship have no curve."""
-    check_fields(row, model=(lambda name: isinstance(name, str), "a name"), seed=STEP)
+    check_fields(row, model=NAME, seed=STEP)
     check_fields(row, **dict.fromkeys(("parameters", "macs"), STEP), **dict.fromkeys(FIGURES, NUMBER))
     if row.keys() & {"tokens", "losses", "curve"}:
         check_fields(row, tokens=STEP, losses=(is_losses, "pairs of a step and a loss"))

@@ -12,16 +12,8 @@ import torch
 from einops import einsum, rearrange, reduce
 
 from dit_lab.inside.geometry import interleaved
-from dit_lab.inside.looks import (
-    Attending,
-    asked_steps,
-    at_least_fp32,
-    attention_spot,
-    layout_of,
-    passing,
-    rows_at_once,
-)
-from dit_lab.inside.run import LIMIT
+from dit_lab.inside.looks import Attending, asked_steps, attention_spot, layout_of, passing, rows_at_once
+from dit_lab.inside.run import LIMIT, at_least_fp32
 from dit_lab.inside.trajectory import Trajectory
 
 NO_WEIGHT = -1e4  # below the largest score, where the weight is 0 in any precision

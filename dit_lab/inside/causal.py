@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from dit_lab.diffusion import SAMPLERS, Flow
 from dit_lab.diffusion.process import PREDICTIONS
 from dit_lab.diffusion.solvers import Now
-from dit_lab.inside.contributions import Part
 from dit_lab.inside.edits import Scale
 from dit_lab.inside.geometry import Box
-from dit_lab.inside.run import LIMIT, region_mask
+from dit_lab.inside.parts import Part
+from dit_lab.inside.run import LIMIT, reading, region_mask
 from dit_lab.inside.trace import TraceError, branches, place
 from dit_lab.inside.trajectory import Trajectory
 from dit_lab.program import quoted
@@ -37,9 +37,13 @@ class Cell(NamedTuple):
     head: int | None
     steps: range
 
+    @property
+    def part(self) -> Part:
+        """The part of the network that it is."""
+        return Part(self.branch, self.block, self.head)
+
     def __str__(self) -> str:
-        what = "MLP" if self.head is None else f"{'cross ' if self.branch == 'cross' else ''}head {self.head}"
-        return f"block {self.block} {what}, steps {self.steps.start} to {self.steps.stop - 1}"
+        return f"{self.part}, steps {self.steps.start} to {self.steps.stop - 1}"
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,7 @@ class Attribution:
 
     def of(self, cell: Cell) -> float:
         """The share of a cell."""
-        number = self.parts.index(Part(cell.branch, cell.block, cell.head))
-        return self.shares[list(cell.steps), number].sum().item()
+        return self.shares[list(cell.steps), self.parts.index(cell.part)].sum().item()
 
 
 @dataclass(frozen=True)
@@ -185,12 +188,9 @@ def weights(trajectory: Trajectory) -> tuple[list[float], float]:
     unit = rearrange(torch.eye(3, dtype=torch.float64), "what b -> what b 1 1 1")
     gains, passed = [], 1.0
     for i in range(len(trajectory.t)):  # from the last step, which is the process's first, back to the noise
-        a, s = process.levels(i)
+        x0, eps = reading(kind_of(trajectory), *process.levels(i))
         now = Now(i, *unit, torch.zeros_like(unit[0]))
         of_x, of_x0, of_eps = sampler(process, now, None, None, torch.zeros_like(unit[0]), trajectory.options["eta"])
-        read = PREDICTIONS[kind_of(trajectory)].x0
-        x0 = read(1.0, 0.0, a, s), read(0.0, 1.0, a, s)
-        eps = (1 - a * x0[0]) / s, -a * x0[1] / s
         gains.append(passed * float(of_x0 * x0[1] + of_eps * eps[1]))
         passed *= float(of_x + of_x0 * x0[0] + of_eps * eps[0])
     return gains[::-1], passed

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange, reduce
 
-from dit_lab.inside.looks import asked_steps, at_least_fp32, bytes_of, check_bytes, feature_spot, passing
-from dit_lab.inside.run import LIMIT
+from dit_lab.inside.looks import asked_steps, feature_spot, passing
+from dit_lab.inside.run import LIMIT, at_least_fp32, bytes_of, check_bytes
 from dit_lab.inside.trace import TraceError
 from dit_lab.inside.trajectory import Trajectory
 
@@ -108,7 +108,7 @@ def fit_colours(
     width, tokens = trajectory.config.stage_of(blocks[0]).dim, len(samples) * math.prod(trajectory.grid_of(blocks[0]))
     passes = len(asked) * len(blocks)
     size = bytes_of(model) * min(KEPT, passes * tokens) * width + 40 * width**2  # 40: five matrices in fp64
-    check_bytes("fitting colours", size, limit, "ask with a higher limit")
+    check_bytes("fitting colours would take", size, limit, "ask with a higher limit")
     moments = Moments(width, passes, tokens, at_least_fp32(next(model.parameters())[:0]))
     spots = [feature_spot(trajectory, model, block, moments.add) for block in blocks]
     for _ in passing(trajectory, model, spots, asked, samples, half):

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from dit_lab.diffusion.process import split_output
 from dit_lab.inside.endings import ConvEnding, TokenEnding
 from dit_lab.inside.parts import Part, check_eager, halves, noting, parts_of, row
-from dit_lab.inside.run import LIMIT, Run, amount
+from dit_lab.inside.run import LIMIT, Run, bytes_of, check_bytes
 from dit_lab.inside.trace import TraceError, place
 from dit_lab.models import UDiT
 from dit_lab.program import quoted
@@ -98,11 +98,8 @@ def checked(run: Run, model, sample: int, copies: int, limit: int) -> list[Part]
     run.check_model(model)
     place("sample", sample, len(run.labels))
     parts = parts_of(model)
-    width = torch.promote_types(next(model.parameters()).dtype, torch.float32).itemsize
-    size = copies * len(parts) * run.x[0, 0].numel() * width
-    if size > limit:
-        told = f"{len(parts)} parts of {tuple(run.x.shape[2:])} take {amount(size)}"
-        raise TraceError(f"{told}, more than the limit of {amount(limit)}; ask with a higher limit")
+    size = copies * len(parts) * run.x[0, 0].numel() * bytes_of(model)
+    check_bytes(f"{len(parts)} parts of {tuple(run.x.shape[2:])} take", size, limit)
     return parts
 
 
@@ -110,8 +107,7 @@ def checked(run: Run, model, sample: int, copies: int, limit: int) -> list[Part]
 def split(run: Run, model, step: int, sample: int, half: str) -> tuple[torch.Tensor, float]:
     """The parts of the prediction on the CPU, the last ("x_t") 0, and the sum's error: `-> part c h w`."""
     passes, mix = halves(run, step, half)
-    inputs = zip(*(run.inputs(model, step, sample, each) for each in passes), strict=True)
-    x, t, y = map(torch.cat, inputs)
+    x, t, y = run.joined(model, step, sample, passes)
     with noting(model) as noted:
         outputs = split_output(model(x, t, y), x)[0]
     ending = ConvEnding if isinstance(model, UDiT) else TokenEnding

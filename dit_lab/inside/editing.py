@@ -15,7 +15,7 @@ from torch import nn
 from dit_lab.diffusion.checks import finite
 from dit_lab.diffusion.process import whole
 from dit_lab.inside.run import Run, numbers
-from dit_lab.inside.trace import LOOKS, TraceError, attends, branches, place
+from dit_lab.inside.trace import LOOKS, TraceError, attends, branches, hook, place
 from dit_lab.program import quoted
 
 REPLAYING: ContextVar[bool] = ContextVar("REPLAYING", default=False)
@@ -62,14 +62,13 @@ class Scope:
         self.model, self.hooks, self.walk = model, hooks, walk
         self.shared = {}
 
-    def hang(self, module: nn.Module, hook: Callable, *, before: bool = False) -> None:
-        """Call `hook(module, inputs, output)` after a module, or `before` it `hook(module, inputs)`.
+    def hang(self, module: nn.Module, call: Callable, *, before: bool = False) -> None:
+        """Call `call(module, inputs, output)` after a module, or `before` it `call(module, inputs)`.
 
         What it returns takes their place. Of several edits the later one comes later, and all come before what only
         looks, also where that hung first.
         """
-        register = module.register_forward_pre_hook if before else module.register_forward_hook
-        self.hooks.enter_context(register(unless_replaying(hook)))
+        self.hooks.enter_context(hook(module, unless_replaying(call), before=before))
         hung = module._forward_pre_hooks if before else module._forward_hooks
         for key in [key for key, other in hung.items() if getattr(other, "func", None) in LOOKS]:
             hung.move_to_end(key)

@@ -25,10 +25,10 @@ def lens(run: Run, model, step, *, sample=0, half=None) -> torch.Tensor:
     if half is None:
         half = "cond" if run.guidance(step) is None else "guided"
     passes, mix = halves(run, step, half)
-    inputs, conds = [run.inputs(model, step, sample, each) for each in passes], []
+    inputs, conds = run.joined(model, step, sample, passes), []
     note = model.final_norm.register_forward_pre_hook(lambda module, given: conds.append(given[1]))
     with note, watch(model, attention=None, modulation=False) as seen:
-        model(*map(torch.cat, zip(*inputs, strict=True)))
+        model(*inputs)
     said = after_stages if isinstance(model, UDiT) else after_blocks
     outputs = said(model, [seen.features[block] for block in range(len(model.blocks))], conds[-1], run.x.shape[-2:])
     outputs = outputs[:, :, : model.config.in_channels].to("cpu", torch.promote_types(outputs.dtype, torch.float32))

@@ -15,8 +15,8 @@ from einops import rearrange, reduce
 from torch import nn
 from tqdm.auto import tqdm
 
-from dit_lab.inside.run import CONDITION_TOKENS, Run, amount, numbers
-from dit_lab.inside.trace import CUTS, Edges, TraceError, attends, cut_edges, numbered, place
+from dit_lab.inside.run import CONDITION_TOKENS, Run, at_least_fp32, bytes_of, check_bytes, numbers
+from dit_lab.inside.trace import CUTS, Edges, TraceError, attends, cut_edges, hook, numbered, place
 from dit_lab.models.grid_layers import Layout
 from dit_lab.program import quoted
 
@@ -95,8 +95,7 @@ def hooked(spots: Sequence[Spot]) -> Iterator[dict]:
 
     with ExitStack() as hooks:
         for number, spot in enumerate(spots):
-            register = spot.module.register_forward_pre_hook if spot.before else spot.module.register_forward_hook
-            hooks.enter_context(register(partial(note, number)))
+            hooks.enter_context(hook(spot.module, partial(note, number), before=spot.before))
         yield made
 
 
@@ -144,24 +143,8 @@ def rows_at_once(run: Run, model, block: int, limit: int, kind: str = "attn") ->
     """How many queries' rows of a block, all heads, are computed at once. Raises TraceError where one is too large."""
     grids, queries, keys = map_shape(run, model, block, kind)
     row = bytes_of(model) * grids * run.config.heads * keys
-    check_bytes("one query's row of the attention in all heads", COPIES * row, limit)
+    check_bytes("one query's row of the attention in all heads would take", COPIES * row, limit)
     return max(1, min(queries, limit // (COPIES * row), AT_ONCE // row))
-
-
-def check_bytes(what: str, size: int, limit: int, instead: str = "ask with a higher limit") -> None:
-    """Raise TraceError where something takes more bytes than the limit, saying what to do `instead`."""
-    if size > limit:
-        raise TraceError(f"{what} would take {amount(size)}, more than the limit of {amount(limit)}; {instead}")
-
-
-def bytes_of(model) -> int:
-    """Bytes of a number as looks compute with it: 4, in a model of fp64 8."""
-    return at_least_fp32(next(model.parameters())[:0]).element_size()
-
-
-def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
-    """A tensor in fp32, or as it is in fp64."""
-    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def on_grids(x: torch.Tensor, layout: Layout, coarse: int) -> torch.Tensor:

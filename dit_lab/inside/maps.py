@@ -14,10 +14,7 @@ from dit_lab.inside.looks import (
     COPIES,
     Attending,
     asked_steps,
-    at_least_fp32,
     attention_spot,
-    bytes_of,
-    check_bytes,
     layout_of,
     map_shape,
     of_keys,
@@ -25,7 +22,7 @@ from dit_lab.inside.looks import (
     passing,
     rows_at_once,
 )
-from dit_lab.inside.run import LIMIT
+from dit_lab.inside.run import LIMIT, at_least_fp32, bytes_of, check_bytes
 from dit_lab.inside.trace import TraceError, place
 from dit_lab.inside.trajectory import Trajectory
 from dit_lab.models.grid_layers import Layout
@@ -65,7 +62,7 @@ def trajectory_rollout(
     """
     blocks, layout = stage_of(trajectory, model, stage)
     tokens = trajectory.tokens_of(blocks[0])
-    check_bytes("rollout over these tokens", COPIES * bytes_of(model) * tokens**2, limit)
+    check_bytes("rollout over these tokens would take", COPIES * bytes_of(model) * tokens**2, limit)
     rolled = torch.eye(tokens)
 
     def read(attending, rows):
@@ -178,7 +175,7 @@ def one_forward(trajectory: Trajectory, model, step, blocks, read, sample, half,
 def room(trajectory: Trajectory, model, block: int, maps: tuple[int, ...], limit: int, instead: str) -> torch.Tensor:
     """Room for flat maps of a block, `-> *maps (g i j)`. Raises TraceError when it takes more than `limit` bytes."""
     weights = math.prod(map_shape(trajectory, model, block))
-    told = f"{math.prod(maps)} attention maps"
+    told = f"{math.prod(maps)} attention maps would take"
     check_bytes(told, bytes_of(model) * math.prod(maps) * weights, limit, f"ask {instead}")
     return at_least_fp32(next(model.parameters())[:0]).new_empty(*maps, weights)
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.data import Images, Latents
 from dit_lab.diffusion.process import whole
-from dit_lab.inside.run import LIMIT, amount, numbers
+from dit_lab.inside.run import LIMIT, amount, check_bytes, numbers
 from dit_lab.inside.trace import TraceError
 from dit_lab.program import quoted
 
@@ -156,11 +156,8 @@ def asked(samples, features, labels, k, batch, limit) -> Closest:
     held_on = 4 * len(samples) * (width + k * shape.numel())  # vectors, and the pictures found
     # Of a batch the vectors in fp64, twice, all distances, and the candidates with what is between.
     size = held_on + batch * (16 * width + 16 * batch + k * (8 * width + 4 * shape.numel()))
-    if size > limit:
-        raise TraceError(
-            f"this search takes {amount(size)}, more than the limit of {amount(limit)}; "
-            "ask for fewer samples, a smaller batch, features with fewer numbers, or with a higher limit"
-        )
+    instead = "ask for fewer samples, a smaller batch, features with fewer numbers, or with a higher limit"
+    check_bytes("this search takes", size, limit, instead)
     return Closest(vectors, None if classes is None else torch.tensor(classes), k, shape)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from dit_lab.inside.run import Run
-from dit_lab.inside.trace import TraceError, branches, modulation_of
+from dit_lab.inside.trace import TraceError, branches, hook, modulation_of
 from dit_lab.models import DiT, UDiT
 from dit_lab.models.layers import ModulatedNorm, Modulation, PlainNorm
 from dit_lab.program import quoted
@@ -101,8 +101,7 @@ def noting(model: DiT | UDiT) -> Iterator[dict]:
     noted, places = {}, list(places_of(model))
     with ExitStack() as hooks:
         for key, module, before in places:
-            register = module.register_forward_pre_hook if before else module.register_forward_hook
-            hooks.enter_context(register(partial(note, noted, key)))
+            hooks.enter_context(hook(module, partial(note, noted, key), before=before))
         yield noted
     for key, *_ in places:
         if key not in noted:

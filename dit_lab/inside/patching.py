@@ -17,7 +17,7 @@ from torch import nn
 
 from dit_lab.inside.editing import Edit, Scope, block_of, branch_of, marked, replaying
 from dit_lab.inside.run import Run
-from dit_lab.inside.trace import TraceError, branches, place
+from dit_lab.inside.trace import TraceError, branches, hook, place
 from dit_lab.program import quoted
 
 
@@ -106,8 +106,7 @@ class Source:
         with replaying(), ExitStack() as hooks:
             for patch in self.patches:
                 module, before = patch.place(self.model)
-                register = module.register_forward_pre_hook if before else module.register_forward_hook
-                hooks.enter_context(register(partial(self.keep, patch)))
+                hooks.enter_context(hook(module, partial(self.keep, patch), before=before))
             self.model(*inputs)
 
     def keep(self, patch: Patch, module, inputs, output=None) -> None:

@@ -97,8 +97,7 @@ def guidance_field(trajectory: Trajectory, model, *, sample: int = 0) -> Guidanc
 
 def eps_halves(trajectory: Trajectory, model, step: int, sample: int) -> tuple[torch.Tensor, torch.Tensor]:
     """eps of the conditional and the unconditional half of a sample at a step, from one forward: `-> two of c h w`."""
-    halves = [trajectory.inputs(model, step, sample, half) for half in ("cond", "uncond")]
-    x, t, y = map(torch.cat, zip(*halves, strict=True))
+    x, t, y = trajectory.joined(model, step, sample, ("cond", "uncond"))
     output, _ = split_output(model(x, t, y), x)
     of_x, of_output = trajectory.reading(step).eps
     exact = torch.promote_types(output.dtype, torch.float32)

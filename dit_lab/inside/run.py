@@ -96,6 +96,10 @@ class Run:
         t, y = (torch.tensor(each, device=weight.device) for each in ([self.t[step]] * len(samples), labels))
         return x, t, y
 
+    def joined(self, model, step, sample, halves: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`inputs` of several halves of a sample in one batch, one after the other."""
+        return tuple(map(torch.cat, zip(*(self.inputs(model, step, sample, half) for half in halves), strict=True)))
+
     @cached_property
     def process(self) -> Process:
         """The shortened process that was walked; its last step came first. Raises TraceError where it is not known."""
@@ -117,12 +121,7 @@ class Run:
 
     def reading(self, step: int) -> Reading:
         """How x0 and eps were read from x_t and the network's output at a step (before any clipping)."""
-        a, s = self.levels(step)
-        x0 = PREDICTIONS[self.config.prediction].x0
-        of_x, of_output = x0(1.0, 0.0, a, s), x0(0.0, 1.0, a, s)
-        # With eps the network says it itself; the detour over x0 would only round.
-        eps = (0.0, 1.0) if self.config.prediction == "eps" else ((1 - a * of_x) / s, -a * of_output / s)
-        return Reading((of_x, of_output), eps)
+        return reading(self.config.prediction, *self.levels(step))
 
     def guidance(self, step: int) -> Guidance | None:
         """The guidance that a step was taken with, None where it asked the network for one half only."""
@@ -191,6 +190,15 @@ def region_mask(region: torch.Tensor | Box | None, size: tuple[int, int]) -> tor
     return mask
 
 
+def reading(prediction: str, a: float, s: float) -> Reading:
+    """How x0 and eps follow from x_t = a x0 + s eps and a prediction of that name."""
+    x0 = PREDICTIONS[prediction].x0
+    of_x, of_output = x0(1.0, 0.0, a, s), x0(0.0, 1.0, a, s)
+    # With eps the network says it itself; the detour over x0 would only round.
+    eps = (0.0, 1.0) if prediction == "eps" else ((1 - a * of_x) / s, -a * of_output / s)
+    return Reading((of_x, of_output), eps)
+
+
 def kept(step: Step) -> tuple:
     """What a run holds of a step: t, and copies of x_t, x0 and eps on the CPU."""
     return step.t, *(tensor.to("cpu", copy=True) for tensor in (step.x, step.x0, step.eps))
@@ -209,6 +217,22 @@ def numbers(what: str, asked) -> list | None:
     if plain is not None and not isinstance(plain, Sequence | range):
         raise TraceError(f"{what} must be a list of numbers, not {quoted(asked)}")
     return plain
+
+
+def check_bytes(what: str, size: int, limit: int, instead: str = "ask with a higher limit") -> None:
+    """Raise TraceError, saying what to do `instead`, where `what` (with its verb) takes more bytes than the limit."""
+    if size > limit:
+        raise TraceError(f"{what} {amount(size)}, more than the limit of {amount(limit)}; {instead}")
+
+
+def bytes_of(model) -> int:
+    """Bytes of a number as looks compute with it: 4, in a model of fp64 8."""
+    return at_least_fp32(next(model.parameters())[:0]).element_size()
+
+
+def at_least_fp32(x: torch.Tensor) -> torch.Tensor:
+    """A tensor in fp32, or as it is in fp64."""
+    return x.detach().to(torch.promote_types(x.dtype, torch.float32))
 
 
 def amount(count: float) -> str:

@@ -11,8 +11,8 @@ import torch
 from einops import einsum, rearrange
 
 from dit_lab.diffusion.process import whole
-from dit_lab.inside.looks import asked_steps, bytes_of, check_bytes, feature_spot, passing
-from dit_lab.inside.run import LIMIT
+from dit_lab.inside.looks import asked_steps, feature_spot, passing
+from dit_lab.inside.run import LIMIT, bytes_of, check_bytes
 from dit_lab.inside.trace import TraceError, place
 from dit_lab.inside.trajectory import Trajectory
 from dit_lab.program import quoted
@@ -43,7 +43,7 @@ def token_norms(
     trajectory.check_model(model)
     blocks, asked = trajectory.blocks_of(stage), asked_steps(trajectory, steps)
     size = bytes_of(model) * len(asked) * len(blocks) * trajectory.tokens_of(blocks[0])
-    check_bytes("the norms of all tokens", size, limit, "ask for fewer steps, or with a higher limit")
+    check_bytes("the norms of all tokens would take", size, limit, "ask for fewer steps, or with a higher limit")
     spots = [feature_spot(trajectory, model, block, norms_of) for block in blocks]
     made = [torch.cat(of_blocks).cpu() for of_blocks in passing(trajectory, model, spots, asked, [sample], half)]
     return torch.stack(made)
@@ -68,7 +68,7 @@ def massive(
     if not whole(top) or not 1 <= top <= width:
         raise TraceError(f"top must be a whole number from 1 to {width}, the features of a token, not {quoted(top)}")
     size = (bytes_of(model) + 16) * len(asked) * len(blocks) * top
-    check_bytes("the largest features of all blocks", size, limit, "ask for fewer, or with a higher limit")
+    check_bytes("the largest features of all blocks would take", size, limit, "ask for fewer, or with a higher limit")
     spots = [feature_spot(trajectory, model, block, partial(largest, top=top)) for block in blocks]
     made = [
         [torch.stack(each).cpu() for each in zip(*of_blocks, strict=True)]

@@ -182,6 +182,11 @@ def note_features(seen: Seen, number: int, module, inputs, output) -> None:
 LOOKS = note_q_k, note_modulation, note_features  # the hooks that only look
 
 
+def hook(module: nn.Module, call, *, before: bool = False):
+    """Call `call(module, inputs, output)` after a module, or `before` it `call(module, inputs)`; `-> handle`."""
+    return (module.register_forward_pre_hook if before else module.register_forward_hook)(call)
+
+
 def attends(block: nn.Module) -> dict[str, Attend]:
     """A block's attentions by the child that holds them: `attn`, and `cross` where there is one."""
     return {name.split(".")[0]: module for name, module in block.named_modules() if isinstance(module, Attend)}

@@ -16,7 +16,7 @@ from dit_lab.inside.geometry import token_under
 from dit_lab.inside.lens import lens
 from dit_lab.inside.parts import Part
 from dit_lab.inside.rerun import rerun
-from dit_lab.inside.run import CONDITION_TOKENS, LIMIT, Run, amount, numbers
+from dit_lab.inside.run import CONDITION_TOKENS, LIMIT, Run, check_bytes, numbers
 from dit_lab.inside.trace import Seen, TraceError, modulation_of, place
 from dit_lab.models import BLOCKS
 
@@ -56,11 +56,8 @@ class Trajectory(Run):
         heads = range(self.config.heads) if head is None else [place("head", head, self.config.heads)]
         queries = numbers("queries", queries)
         size = self.attention_bytes(queries=queries, blocks=[block], heads=heads, kind=kind)
-        if size > limit:
-            raise TraceError(
-                f"this attention map takes {amount(size)}, more than the limit of {amount(limit)}; "
-                f"ask for the rows of some queries, for one head, or with a higher limit"
-            )
+        instead = "ask for the rows of some queries, for one head, or with a higher limit"
+        check_bytes("this attention map takes", size, limit, instead)
         seen = self.replay(model, step, sample, half, attention=[block], modulation=False, features=False)
         return seen.attention(block, kind=kind, queries=queries)[0, heads].cpu()
 

@@ -33,15 +33,36 @@ def test_every_question_is_asked_with_every_noise_and_told(done):
         assert done.with_name(name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_there_is_not_asked_again_unless_it_was_asked_otherwise(done, monkeypatch):
+def test_what_is_there_is_not_asked_again_and_what_lacks_is(done, monkeypatch):
     asked = []
     none = lambda model, seed, steps, controls: asked.append(seed) or dict(untouched=1.0, off=[1.0, 1.0, 2.0])
     monkeypatch.setattr(causal, "QUESTIONS", {"strokes": (none, ("mnist",))})
     before = done.read_text()
     causal_command(seeds=(1,), steps=3, controls=2, results=done)
     assert asked == [] and done.read_text() == before
-    causal_command(seeds=(1,), steps=3, controls=3, results=done)
+    table = json.loads(before)
+    done.write_text(json.dumps(table | {"rows": table["rows"][:-1]}))
+    causal_command(seeds=(1,), steps=3, controls=2, results=done)
     assert asked == [1]
+    done.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "was made with another steps; give --results another name"),
+        ("{", "holds no results of this; give --results another name"),
+        ('{"settings": {}, "rows": [3]}', "holds no results of this"),
+        ('{"settings": {}, "rows": [{"question": "strokes"}]}', "holds no results of this"),
+    ],
+)
+def test_results_made_otherwise_or_that_are_none_are_refused_and_stay(done, tmp_path, text, told):
+    results = tmp_path / "causal.json"
+    results.write_text(text or done.read_text())
+    before = results.read_text()
+    with pytest.raises(ValueError, match=told):
+        causal_command(seeds=(1,), steps=4, controls=2, results=results)
+    assert results.read_text() == before and list(tmp_path.iterdir()) == [results]
 
 
 def test_pieces_are_counted_with_corners_touching():

@@ -24,6 +24,7 @@ LESS = {
     "dit_lab count": "ask for a smaller --input-size",
     "dit_lab bench": "take a smaller --batch",
     **dict.fromkeys((f"dit_lab experiment {name}" for name in ("four-blocks", "ladder", "scaling")), FEWER),
+    "dit_lab experiment causal": "ask for fewer --steps",
     "dit_lab experiment spectrum": "ask for fewer --samples",
     "dit_lab.zoo.check": "ask for fewer --samples and --distance-samples",
     "dit_lab.zoo.judge": "take a smaller --size",
@@ -34,7 +35,6 @@ NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # as 
 DEVICE = re.compile("CUDA|CUDNN|cuDNN|CUBLAS|NCCL|NVIDIA|HIP|MPS")  # as torch says that one fails, and not the program
 PIP = {"PIL": "pillow", "sklearn": "scikit-learn"}  # packages that are installed by another name
 IMPORTING = "<frozen importlib._bootstrap>"  # the file of Python's own frames, where it imports
-
 MOST = 300  # letters of a sentence
 # What an option takes, by tyro's word for it.
 KINDS = {

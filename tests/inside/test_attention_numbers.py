@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import fields
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from looks import MODELS, hooks_left, run_of
 from scipy.stats import entropy
 from shared import random_model, random_udit
 
@@ -16,25 +16,8 @@ from dit_lab.inside.attention import attention_numbers, distances, entropies, pl
 from dit_lab.inside.cutting import Cut
 from dit_lab.inside.edits import Temperature, edited
 from dit_lab.inside.looks import passing, rows_at_once
-from dit_lab.models import BLOCKS
 
-MODELS = {block: lambda block=block: random_model(block) for block in BLOCKS} | {
-    "U-DiT": random_udit,
-    "U-DiT kv": lambda: random_udit(downsample="kv"),
-    "U-DiT whole": lambda: random_udit(downsample="none", cosine=False, rope=False),
-    "U-DiT cross": lambda: random_udit("cross_attention"),
-}
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-
-
-@cache
-def run_of(name):
-    model = MODELS[name]()
-    return model, record(model, [1, 5], steps=4, cfg_scale=2.0, seed=3)
-
-
-def hooks_left(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 def explicit(trajectory, model, step, block, half):

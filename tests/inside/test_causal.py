@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from looks import hooks_left
 from scipy.stats import spearmanr
 from shared import random_model, random_udit
 
@@ -140,7 +141,7 @@ def test_the_model_is_as_before_also_after_an_error(digits):
     with pytest.raises(TraceError):
         intervene(run, model, [Cell(0, "mlp", None, range(6)), Cell(9, "mlp", None, range(6))])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks_left(model) == 0
 
 
 @pytest.mark.parametrize(

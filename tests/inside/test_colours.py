@@ -2,32 +2,16 @@
 
 import math
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from shared import random_model, random_udit
+from looks import PLACES, features_of, run_of
 
 import dit_lab
 from dit_lab.inside import TraceError, record
 from dit_lab.inside.colours import Colours, Moments, fit_colours
 from dit_lab.models import BLOCKS
-
-MODELS = {block: lambda block=block: random_model(block) for block in BLOCKS} | {"U-DiT": random_udit}
-PLACES = [(block, None) for block in BLOCKS] + [("U-DiT", "encoder 1"), ("U-DiT", "middle"), ("U-DiT", "decoder 1")]
-
-
-@cache
-def run_of(name):
-    model = MODELS[name]()
-    return model, record(model, [1, 5], steps=4, cfg_scale=2.0, seed=3)
-
-
-def features_of(name, stage=None, sample=0, half="cond"):
-    """Every step's features, one replay each: `step block n d`."""
-    model, trajectory = run_of(name)
-    return torch.stack([trajectory.features(model, step, stage=stage, sample=sample, half=half) for step in range(4)])
 
 
 def stacked(name, stage=None, samples=(0,)):
@@ -68,7 +52,7 @@ def test_the_same_features_have_the_same_colours_wherever_they_come_from():
     torch.testing.assert_close(colours.of(50 * features, (2, 3)), whole, rtol=0, atol=1e-4)  # length has no colour
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*BLOCKS, "U-DiT"])
 def test_fitting_again_or_with_the_samples_in_another_order_gives_the_same_colours(name):
     model, trajectory = run_of(name)
     stage = "middle" if name == "U-DiT" else None

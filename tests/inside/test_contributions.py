@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from einops import rearrange
+from looks import hooks_left
 from shared import random_model, random_udit, stirred
 
 import dit_lab
@@ -33,10 +34,6 @@ def predicted(run, model, step, half, sample=1):
     """The prediction `c h w` of a plain forward, nobody looking, and x_t in the same dtype."""
     x, t, y = run.inputs(model, step, sample, half)
     return split_output(model(x, t, y), x)[0][0], x[0]
-
-
-def hooks_left(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from looks import hooks_left
 from shared import random_model, random_udit
 
 from dit_lab.diffusion import Diffusion
@@ -14,10 +15,6 @@ from dit_lab.models.layers import LayerNorm, Modulation, modulate
 
 OPTIONS = dict(steps=4, cfg_scale=2.0, seed=3)
 LABELS = [1, 4]
-
-
-def hooks_left(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.fixture(scope="module")

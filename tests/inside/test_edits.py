@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from einops import einsum
+from looks import hooks_left
 from shared import random_model, random_udit
 
 import dit_lab
@@ -13,7 +14,7 @@ from dit_lab.diffusion import generate, sample
 from dit_lab.inside import TraceError, record, watch
 from dit_lab.inside.edits import Channels, Cut, Label, Modulate, Patch, Scale, Temperature, edited
 from dit_lab.inside.geometry import interleaved
-from dit_lab.inside.trace import CUTS, attends, branches, modulation_of
+from dit_lab.inside.trace import attends, branches, modulation_of
 from dit_lab.models import BLOCKS, fold
 
 MODELS = {**{block: random_model(block) for block in BLOCKS}, "u-dit": random_udit()}
@@ -31,10 +32,6 @@ def run(model, *edits, inputs=INPUTS):
     """The model's output under edits."""
     with torch.no_grad(), edited(model, *edits):
         return model(*inputs)
-
-
-def hooks_left(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) + len(CUTS)
 
 
 def factors(model, factor) -> list:

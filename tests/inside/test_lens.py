@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from looks import hooks_left
 from shared import random_model, random_udit
 from torch import nn
 
@@ -25,10 +26,6 @@ PROCESSES += [("velocity", "flow"), ("sit_velocity", "sit")]
 def close(ours, theirs):
     """Equal up to rounding; x0 is large where it is read from eps in strong noise."""
     torch.testing.assert_close(ours, theirs, atol=5e-6 * theirs.abs().max().item(), rtol=0)
-
-
-def hooks_left(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 class Same(nn.Module):

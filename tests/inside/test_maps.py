@@ -1,11 +1,10 @@
 """Maps put together: rollout, who attends to a patch, what a token receives, and how alike heads and steps are."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
-from shared import random_model, random_udit
+from looks import hooks_left, run_of
+from shared import random_model
 
 from dit_lab.inside import TraceError, record
 from dit_lab.inside.cutting import Cut
@@ -13,15 +12,11 @@ from dit_lab.inside.edits import edited
 from dit_lab.inside.maps import attended_by, head_similarity, received, rollout, step_similarity, trajectory_rollout
 from dit_lab.models import BLOCKS
 
-MODELS = {block: lambda block=block: random_model(block) for block in BLOCKS} | {
-    "U-DiT": random_udit,
-    "U-DiT kv": lambda: random_udit(downsample="kv"),
-    "U-DiT whole": lambda: random_udit(downsample="none"),
-}
+NAMES = [*BLOCKS, "U-DiT", "U-DiT kv", "U-DiT whole"]
 PLACES = [(block, None) for block in BLOCKS] + [
-    (name, stage) for name in MODELS if "U-DiT" in name for stage in ("encoder 1", "middle")
+    (name, stage) for name in NAMES if "U-DiT" in name for stage in ("encoder 1", "middle")
 ]
-STEP, SAMPLE = 1, 1
+STEPS, STEP, SAMPLE = 3, 1, 1
 LOOKS = {
     "rollout": lambda run, model, step=0, **asked: trajectory_rollout(run, model, step, **asked),
     "attended_by": lambda run, model, step=0, patch=0, **asked: attended_by(run, model, step, patch, **asked),
@@ -30,15 +25,9 @@ LOOKS = {
 }
 
 
-@cache
-def run_of(name):
-    model = MODELS[name]()
-    return model, record(model, [1, 5], steps=3, cfg_scale=2.0, seed=3)
-
-
 def maps_of(name, stage, half="cond"):
     """The whole maps on the picture of a stage's blocks, `block head i j`."""
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     blocks = trajectory.blocks_of(stage)
     return torch.stack([trajectory.attention(model, STEP, sample=SAMPLE, block=block, half=half) for block in blocks])
 
@@ -72,7 +61,7 @@ def test_maps_that_do_not_follow_on_each_other_are_refused(maps):
 @pytest.mark.parametrize(("name", "stage"), PLACES)
 @pytest.mark.parametrize("half", ["cond", "uncond"])
 def test_a_runs_rollout_is_that_of_its_maps(name, stage, half):
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     ours = trajectory_rollout(trajectory, model, STEP, stage=stage, sample=SAMPLE, half=half)
     maps = maps_of(name, stage, half)
     torch.testing.assert_close(ours, rollout(list(maps[:, None]))[0], rtol=1e-4, atol=1e-6)
@@ -81,7 +70,7 @@ def test_a_runs_rollout_is_that_of_its_maps(name, stage, half):
 
 @pytest.mark.parametrize(("name", "stage"), PLACES)
 def test_who_attends_to_a_patch_is_the_column_of_every_map(name, stage):
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     maps = maps_of(name, stage)
     for patch in {0, 4, maps.shape[-1] // 2 + 1, maps.shape[-1] - 1}:
         ours = attended_by(trajectory, model, STEP, patch, stage=stage, sample=SAMPLE)
@@ -90,7 +79,7 @@ def test_who_attends_to_a_patch_is_the_column_of_every_map(name, stage):
 
 @pytest.mark.parametrize(("name", "stage"), PLACES)
 def test_what_a_token_receives_is_the_mean_of_its_column_over_the_images_queries(name, stage):
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     ours = received(trajectory, model, STEP, stage=stage, sample=SAMPLE)
     rows, columns = trajectory.grid_of(trajectory.blocks_of(stage)[0])
     torch.testing.assert_close(ours, maps_of(name, stage)[:, :, : rows * columns].mean(2), rtol=1e-4, atol=1e-6)
@@ -99,7 +88,7 @@ def test_what_a_token_receives_is_the_mean_of_its_column_over_the_images_queries
 
 @pytest.mark.parametrize(("name", "stage"), PLACES)
 def test_heads_are_alike_as_their_maps_are(name, stage):
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     flat = maps_of(name, stage).flatten(2).flatten(0, 1).double().numpy()
     expected = flat @ flat.T / np.outer(*[np.linalg.norm(flat, axis=1)] * 2)
     ours = head_similarity(trajectory, model, STEP, stage=stage, sample=SAMPLE)
@@ -107,9 +96,9 @@ def test_heads_are_alike_as_their_maps_are(name, stage):
     assert ours.max() <= 1
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_steps_are_alike_as_one_heads_maps_are(name):
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     ours = step_similarity(trajectory, model, 2, 1, sample=SAMPLE, steps=[2, 0, 1])
     for row, step in enumerate([2, 0, 1]):
         for column, other in enumerate([2, 0, 1]):
@@ -120,7 +109,7 @@ def test_steps_are_alike_as_one_heads_maps_are(name):
 
 @pytest.mark.parametrize(("name", "stage"), [("in_context", None), ("U-DiT", "encoder 1"), ("U-DiT kv", "encoder 1")])
 def test_cut_edges_are_missing_in_every_look(name, stage):
-    model, trajectory = run_of(name)
+    model, trajectory = run_of(name, STEPS)
     asked = dict(stage=stage, sample=SAMPLE)
     with edited(model, Cut(1, [0, 2, 5], [0, 1, 12, 13] if "kv" in name else [2, 4], heads=[1])):
         maps, rolled = maps_of(name, stage), trajectory_rollout(trajectory, model, STEP, **asked)
@@ -142,7 +131,7 @@ def test_cut_edges_are_missing_in_every_look(name, stage):
 @pytest.mark.parametrize("look", LOOKS)
 def test_few_rows_at_a_time_change_nothing(look, monkeypatch):
     for name, stage in ("in_context", None), ("U-DiT", "middle"), ("U-DiT kv", "encoder 1"):
-        model, trajectory = run_of(name)
+        model, trajectory = run_of(name, STEPS)
         whole = LOOKS[look](trajectory, model, stage=stage)
         with monkeypatch.context() as changed:
             changed.setattr("dit_lab.inside.looks.AT_ONCE", 1)
@@ -160,7 +149,7 @@ def test_few_rows_at_a_time_change_nothing(look, monkeypatch):
     ],
 )
 def test_what_takes_too_much_is_said_before_anything_runs(look, told):
-    model, trajectory = run_of("in_context")
+    model, trajectory = run_of("in_context", STEPS)
     looks = LOOKS | {"step_similarity": lambda run, model, **asked: step_similarity(run, model, 0, 0, **asked)}
     ran = []
     with model.register_forward_pre_hook(lambda *_: ran.append(1)), pytest.raises(TraceError, match=told):
@@ -170,8 +159,8 @@ def test_what_takes_too_much_is_said_before_anything_runs(look, told):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_what_is_not_there_is_refused_in_a_sentence(look):
-    model, trajectory = run_of("adaln_zero")
-    udit, its_run = run_of("U-DiT")
+    model, trajectory = run_of("adaln_zero", STEPS)
+    udit, its_run = run_of("U-DiT", STEPS)
     with pytest.raises(TraceError, match="step must be a whole number from 0 to 2, not 3"):
         LOOKS[look](trajectory, model, 3)
     with pytest.raises(TraceError, match="sample must be a whole number from 0 to 1, not 2"):
@@ -185,7 +174,7 @@ def test_what_is_not_there_is_refused_in_a_sentence(look):
 
 
 def test_patches_blocks_and_heads_that_are_not_there_are_refused():
-    model, trajectory = run_of("in_context")
+    model, trajectory = run_of("in_context", STEPS)
     assert attended_by(trajectory, model, 0, 7).shape == (3, 4, 8)  # the label token: who attends to the label
     with pytest.raises(TraceError, match="patch must be a whole number from 0 to 7, not 8"):
         attended_by(trajectory, model, 0, 8)
@@ -209,10 +198,10 @@ def test_models_of_another_precision_are_read_in_fp32_at_least(look, dtype, told
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_look_is_one_forward_and_leaves_no_hook(look):
-    model, trajectory = run_of("adaln")
+    model, trajectory = run_of("adaln", STEPS)
     inputs, ran = trajectory.inputs(model, 0, 0, "cond"), []
     before = model(*inputs)
     with model.register_forward_hook(lambda *_: ran.append(1)):
         LOOKS[look](trajectory, model)
     assert len(ran) == 1 and torch.equal(model(*inputs), before)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks_left(model) == 0

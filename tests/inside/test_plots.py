@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from figures import whole
 from shared import random_udit
 
 from dit_lab.inside import feature_spectra, plots, record
@@ -34,16 +34,6 @@ def run():
     return model, record(model, [1, 5], steps=5, cfg_scale=2.0)
 
 
-def whole(figure):
-    """Draw a figure, assert that it is titled and that nothing is cut off, and return its axes with something in."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    assert figure.get_suptitle()
-    drawn, (width, height) = figure.get_tightbbox(canvas.get_renderer()), figure.get_size_inches()
-    assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
-    return [axis for axis in figure.axes if axis.images or axis.lines]
-
-
 def test_pictures_map_the_range_to_bytes():
     ends = torch.tensor([-1.0, 0.0, 1.0, 9.0, float("nan"), -float("inf")]).reshape(1, 1, 2, 3)
     pictures = as_pictures(ends)
@@ -69,22 +59,22 @@ def test_latents_have_false_colours_that_do_not_depend_on_the_other_frames():
 
 def test_a_strip_shows_noisiest_first_and_the_picture_last(run):
     trajectory = run[1]
-    axes = whole(trajectory_strip(trajectory, sample=1, frames=3))
+    axes = whole(trajectory_strip(trajectory, sample=1, frames=3), captioned=False)
     assert [axis.get_title() for axis in axes[:3]] == ["t = 999", "t = 500", "t = 0"]
     assert len(axes) == 9
     for axis, frame in zip(axes[3:6], trajectory.x0[[0, 2, 4], 1], strict=True):
         assert (axis.images[0].get_array() == as_pictures(frame[None])[0]).all()
-    assert len(whole(trajectory_strip(trajectory, frames=99))) == 15
+    assert len(whole(trajectory_strip(trajectory, frames=99), captioned=False)) == 15
     assert "no label" in trajectory_strip(trajectory, sample=1).get_suptitle()
 
 
 def test_a_table_names_its_rows_and_columns_and_refuses_ragged_ones():
     rows = {"noise": torch.randn(3, 1, 4, 4), "picture": torch.rand(3, 1, 4, 4)}
-    axes = whole(picture_table(rows, ["a", "b", "c"], "before and after"))
+    axes = whole(picture_table(rows, ["a", "b", "c"], "before and after"), captioned=False)
     assert [axis.get_title() for axis in axes] == ["a", "b", "c", "", "", ""]
     assert [axis.get_ylabel() for axis in axes] == ["noise", "", "", "picture", "", ""]
     assert (axes[4].images[0].get_array() == as_pictures(rows["picture"][[1]])[0]).all()
-    assert len(whole(picture_table(rows, title="without names"))) == 6
+    assert len(whole(picture_table(rows, title="without names"), captioned=False)) == 6
     for ragged in dict(rows=rows | {"more": torch.rand(4, 1, 4, 4)}), dict(rows=rows, columns=["a", "b"]):
         with pytest.raises(ValueError, match="equally long"):
             picture_table(**ragged)
@@ -92,7 +82,7 @@ def test_a_table_names_its_rows_and_columns_and_refuses_ragged_ones():
 
 def test_a_grid_shows_every_sample_under_its_label(run):
     images = torch.rand(5, 3, 4, 6) * 2 - 1
-    axes = whole(sample_grid(images, ["cat", "dog", 7, 8, 9]))
+    axes = whole(sample_grid(images, ["cat", "dog", 7, 8, 9]), captioned=False)
     assert [axis.get_title() for axis in axes] == ["cat", "dog", "7", "8", "9"]
     assert (axes[4].images[0].get_array() == as_pictures(images)[4]).all()
 
@@ -101,7 +91,7 @@ def test_the_overlay_outlines_the_patch_and_lays_each_head_over_the_picture(run)
     model, trajectory = run
     rows = trajectory.attention_rows(model, 2, 4)[1]
     figure = attention_overlay(trajectory.sample[0], rows, 4, trajectory.grid)
-    axes = [axis for axis in whole(figure) if axis.get_title()]
+    axes = [axis for axis in whole(figure, captioned=False) if axis.get_title()]
     assert [axis.get_title() for axis in axes] == ["picture", "mean", *(f"head {head}" for head in range(4))]
     for axis in axes:
         (outline,) = axis.patches
@@ -130,33 +120,33 @@ def test_an_overlay_that_does_not_fit_is_refused():
 def test_the_heat_map_has_a_panel_for_every_part(run):
     model, trajectory = run
     norms = trajectory.modulation_norms(model)
-    axes = [axis for axis in whole(modulation_heat_map(norms, trajectory.t)) if axis.get_title()]
+    axes = [axis for axis in whole(modulation_heat_map(norms, trajectory.t), captioned=False) if axis.get_title()]
     assert [axis.get_title() for axis in axes] == [part.replace("_", " ") for part in norms]
     assert (axes[2].images[0].get_array().data == norms["gate_attn"].numpy()).all()
     assert axes[0].get_xticklabels()[0].get_text() == "999"
-    named = whole(modulation_heat_map(norms, trajectory.t, trajectory.config.block_names))
+    named = whole(modulation_heat_map(norms, trajectory.t, trajectory.config.block_names), captioned=False)
     assert [tick.get_text() for tick in named[0].get_yticklabels()] == trajectory.config.block_names
     adaln = {part: norms[part] for part in ("shift_attn", "scale_attn", "shift_mlp", "scale_mlp")}
-    assert len([axis for axis in whole(modulation_heat_map(adaln)) if axis.get_title()]) == 4
+    assert len([axis for axis in whole(modulation_heat_map(adaln), captioned=False) if axis.get_title()]) == 4
 
 
 def test_loss_curves_take_steps_and_log_lines_alike():
     steps = [TrainStep(i, 1.1 / i, 1 / i, 0.1 / i, 1.0, 1e-4, 10.0) for i in range(1, 31)]
     lines = [dict(step=s.step, loss=s.loss, mse=s.mse, vb=s.vb) for s in steps]
     for log in (steps, lines):
-        first, second = whole(loss_curve(log))
+        first, second = whole(loss_curve(log), captioned=False)
         assert first.get_yscale() == second.get_yscale() == "log"
         assert [line.get_label() for line in first.lines] == ["mse (simple loss)", "loss = mse + vb"]
         np.testing.assert_allclose(second.lines[0].get_ydata(), [step.vb for step in steps])
-    assert len(whole(loss_curve([line | {"vb": 0.0} for line in lines]))) == 1
-    assert len(whole(loss_curve(steps[:1]))) == 2
+    assert len(whole(loss_curve([line | {"vb": 0.0} for line in lines]), captioned=False)) == 1
+    assert len(whole(loss_curve(steps[:1]), captioned=False)) == 2
     with pytest.raises(ValueError, match="no training step"):
         loss_curve([])
 
 
 def test_long_loss_curves_are_smoothed_without_moving_them():
     log = [dict(step=i, loss=2.0, mse=1.0 + (-1) ** i / 2, vb=0.0) for i in range(400)]
-    (axis,) = whole(loss_curve(log))
+    (axis,) = whole(loss_curve(log), captioned=False)
     np.testing.assert_allclose(axis.lines[1].get_ydata(), 1.0)
     assert axis.lines[1].get_xdata()[-1] == 399
 
@@ -175,7 +165,7 @@ def test_spectra_have_a_curve_a_block_and_a_row_a_block_over_time(run):
         "DiT": feature_spectra(trajectory, model),
         "U-DiT": feature_spectra(record(u_shaped, [1, 2], steps=3), u_shaped, [0, 2]),
     }
-    axes = whole(spectrum(both))
+    axes = whole(spectrum(both), captioned=False)
     curves, shares = [axis for axis in axes if axis.lines], [axis for axis in axes if axis.images]
     assert [len(axis.lines) for axis in curves] == [3, 6]
     pictures = [axis for axis in shares if axis.images[0].get_array().shape in ((3, 5), (6, 2))]

@@ -1,37 +1,21 @@
 """Tokens in numbers: against the features themselves, sorting, and what was planted."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
+from looks import PLACES, features_of, hooks_left, run_of
 from shared import random_model, random_udit
 
 from dit_lab.inside import TraceError, record
 from dit_lab.inside.colours import fit_colours, normalised
 from dit_lab.inside.tokens import massive, token_norms, token_similarity
-from dit_lab.models import BLOCKS
 
-MODELS = {block: lambda block=block: random_model(block) for block in BLOCKS} | {"U-DiT": random_udit}
-PLACES = [(block, None) for block in BLOCKS] + [("U-DiT", "encoder 1"), ("U-DiT", "middle"), ("U-DiT", "decoder 1")]
 LOOKS = {
     "token_norms": token_norms,
     "massive": massive,
     "token_similarity": lambda run, model, steps=(0,), **asked: token_similarity(run, model, steps[0], 0, **asked),
     "fit_colours": fit_colours,
 }
-
-
-@cache
-def run_of(name):
-    model = MODELS[name]()
-    return model, record(model, [1, 5], steps=4, cfg_scale=2.0, seed=3)
-
-
-def features_of(name, stage=None, sample=0, half="cond"):
-    """Every step's features, one replay each: `step block n d`."""
-    model, trajectory = run_of(name)
-    return torch.stack([trajectory.features(model, step, stage=stage, sample=sample, half=half) for step in range(4)])
 
 
 @pytest.mark.parametrize(("name", "stage"), PLACES)
@@ -108,7 +92,7 @@ def test_a_look_costs_one_forward_a_step_and_leaves_no_trace(look):
 
     with model.out.register_forward_pre_hook(stop), pytest.raises(ZeroDivisionError):
         LOOKS[look](trajectory, model)
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert hooks_left(model) == 0
 
 
 @pytest.mark.parametrize("look", LOOKS)

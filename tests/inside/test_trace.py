@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from einops import einsum
+from looks import hooks_left
 from shared import random_model, random_udit
 
 from dit_lab.inside import Box, TraceError, token_at, token_box, token_under, watch
@@ -16,10 +17,6 @@ INPUTS = (
     torch.tensor([7, 900]),
     torch.tensor([1, 5]),
 )
-
-
-def hooks_left(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.mark.parametrize("block", BLOCKS)

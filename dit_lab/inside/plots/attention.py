@@ -36,6 +36,7 @@ def attention_overlay(image, row_map: torch.Tensor, query: int, grid: tuple[int,
     maps = on_grid(rows, grid)
     columns = math.ceil((len(names) + 1) / math.ceil((len(names) + 1) / 6))
     figure, axes = panels(math.ceil((len(names) + 1) / columns), columns, 1.6)
+    figure.set_figheight(figure.get_figheight() + 0.3)  # else its title touches panels' titles of two lines
     show(axes.flat[0], picture, "picture")
     for axis, name, row, weights in zip(axes.flat[1:], names, rows, maps, strict=False):
         share = f"\n{row[weights.size :].sum():.0%} on condition" if len(row) > weights.size else ""

@@ -48,7 +48,7 @@ def spectrum(models: dict[str, Spectra]) -> Figure:
     """
     figure, axes = panels(len(models), 2, 3.2, grid=False)
     # One scale for all models, so that rows compare.
-    least = min(min(relative(power, seen).min() for power in seen.power) for seen in models.values())
+    least = min(relative(power, seen).min().item() for seen in models.values() for power in seen.power)
     most = math.ceil(10 * max(seen.low.max() for seen in models.values())) / 10
     for (curves, shares), (name, seen) in zip(axes, models.items(), strict=True):
         middle, colours = len(seen.t) // 2, colormaps["viridis"](np.linspace(0, 0.9, len(seen.names)))

@@ -11,8 +11,9 @@ import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data, picture_codec
-from dit_lab.evaluation import agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.evaluation import Sampling, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.files import make_folder, writable, write_json
+from dit_lab.models import PRECISION, fast, pick_device
 from dit_lab.program import run
 
 FIGURES = "figures.json"
@@ -29,6 +30,8 @@ def check(
     distance_cfg_scale: float = 1.0,
     steps: int = 50,
     vae: str | None = None,
+    device: str = "auto",
+    precision: PRECISION = "fp32",
     out: Path | None = None,
 ) -> dict:
     """Measure a zoo checkpoint and write `figures.json` beside it.
@@ -42,25 +45,33 @@ def check(
         distance_cfg_scale: Guidance of those.
         steps: DDIM steps of both.
         vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
+        device: Where samples are drawn: cpu, cuda, mps, or auto; the noise is the same on each.
+        precision: What the model's blocks compute in: fp32, as the recorded figures were made; bf16 or fp16, sooner, a
+            little off and said beside them; or auto, what is faster.
         out: Where figures.json goes, and a classifier where none ships (default: the checkpoint's folder in the zoo).
     """
-    loaded = load(name)
+    place = pick_device(device)
+    loaded = load(name, device=place)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
     writable(out / FIGURES)
-    codec = picture_codec(loaded, vae)
+    codec = picture_codec(loaded, vae, place)
     size = loaded.config.size[0] * codec.factor
     train, test = (open_data(data, split=split, size=size) for split in ("train", "test"))
     classifier, _ = judge_for(test, "test", lambda: train, out)
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
+    model = fast(loaded.model, precision=precision, batch=Sampling(cfg_scale=cfg_scale).passes)
     settings = {"sampler": "ddim", "steps": steps}
+    if model.speed.precision != "fp32":
+        settings["precision"] = model.speed.precision
+    decode = lambda latents: codec.decode(latents).cpu()  # the classifier, which is small, stays on the CPU
 
-    drawn, labels = draw(loaded.model, samples, steps, cfg_scale, codec.decode)
+    drawn, labels = draw(model, samples, steps, cfg_scale, decode)
     seen, _ = judge(classifier, drawn)
     figures["agreement"] = {"samples": samples, "cfg_scale": cfg_scale, **settings, "share": agreement(seen, labels)}
     if distance_samples:
-        drawn, _ = draw(loaded.model, distance_samples, steps, distance_cfg_scale, codec.decode)
+        drawn, _ = draw(model, distance_samples, steps, distance_cfg_scale, decode)
         _, train_features = judge(classifier, everything(train))
         figures["frechet"] = {
             "samples": distance_samples, "cfg_scale": distance_cfg_scale, **settings,

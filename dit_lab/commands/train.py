@@ -125,7 +125,7 @@ def follow(steps, total: int) -> int | None:
     bar = tqdm(total=total, unit="step", mininterval=interval, disable=quiet)
     with closing(steps), stop_flag() as stopped, bar:
         for step in steps:
-            rates = f"{step.images_per_second:.0f} images/s"
+            rates = f"{step.images_per_second:.0f} images/s in {step.precision}"
             losses = f"loss {step.loss:.4f}, mse {step.mse:.4f}, vb {step.vb:.5f}"
             bar.set_postfix_str(f"{losses}, {rates}", refresh=False)
             if bar.n == 0:

@@ -19,6 +19,7 @@ from dit_lab.checkpoints.reading import listed
 from dit_lab.diffusion.process import whole
 from dit_lab.files import check_fields, json_object, write_tensors
 from dit_lab.program import quoted
+from dit_lab.training.options import PRECISIONS
 from dit_lab.training.parallel import bare, gathered, laid_out, local, processes, share_out
 
 PLAIN = re.compile(r"[\w./-]{1,40}")
@@ -32,7 +33,7 @@ class TrainState:
 
     `model` is as the processes run it; `averages` maps a decay to tensors by the parameters' names, laid out as they
     are. `recent` holds the figures of the steps since the last line of the loss log, so that a resumed run's log is the
-    uninterrupted one's.
+    uninterrupted one's. `precision` is what the run computes in, empty until that is known.
     """
 
     model: nn.Module
@@ -40,21 +41,26 @@ class TrainState:
     optimiser: torch.optim.Optimizer
     step: int = 0
     recent: list[dict[str, float]] = field(default_factory=list)
+    ema_warmup: bool = True
+    precision: str = ""
 
     @classmethod
-    def fresh(cls, model: nn.Module, lr: float, decays=(0.9999,), shard: bool = False) -> "TrainState":
-        """AdamW without decay, as in the paper (section 4), and averages that start at the weights."""
+    def fresh(
+        cls, model: nn.Module, lr: float, decays=(0.9999,), shard: bool = False, ema_warmup: bool = True, **adamw
+    ) -> "TrainState":
+        """AdamW, by default without decay as in the paper (section 4), and averages that start at the weights."""
         model = share_out(model, shard)
         named = {name: parameter.detach() for name, parameter in bare(model).named_parameters()}
         averages = {decay: {name: tensor.clone() for name, tensor in named.items()} for decay in decays}
-        return cls(model, averages, torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0, fused=True))
+        optimiser = torch.optim.AdamW(model.parameters(), lr=lr, fused=True, **(dict(weight_decay=0) | adamw))
+        return cls(model, averages, optimiser, ema_warmup=ema_warmup)
 
     @torch.no_grad()
     def average(self) -> None:
-        """Move the averages towards the weights; the first steps faster, so that a short run's forgets its birth."""
+        """Move the averages towards the weights; with `ema_warmup` faster at first: a short run's forgets its birth."""
         weights = [local(parameter.detach()) for parameter in bare(self.model).parameters()]
         for decay, tensors in self.averages.items():
-            decay = min(decay, (1 + self.step) / (10 + self.step))
+            decay = min(decay, (1 + self.step) / (10 + self.step)) if self.ema_warmup else decay
             torch._foreach_lerp_([local(tensor) for tensor in tensors.values()], weights, 1 - decay)
 
     def weights(self, decay: float | None = None) -> dict[str, torch.Tensor]:
@@ -117,10 +123,11 @@ class TrainState:
             raise ValueError(f"{path} is not a training state that can be continued from: {reason}") from error
         if changed:
             raise ValueError(
-                f"{path} was started with {listed(changed, 3)}; only how long and how often (steps, save_every) and "
-                "on what machines may change when a run is continued"
+                f"{path} was started with {listed(changed, 3)}; only how long and how often (steps at a constant lr, "
+                "save_every) and on what machines may change in a run"
             )
         self.step, self.recent = about["step"], about["recent"]
+        self.precision = about["run"].get("found", {}).get("precision", "")
 
     @torch.no_grad()
     def fill(self, file) -> None:
@@ -158,7 +165,7 @@ def described(file) -> dict:
         about,
         step=(is_step, "a whole number from 0"),
         recent=(is_recent, "the figures of steps by name"),
-        run=(is_grouped, "groups of values by name"),
+        run=(is_run, "groups of values by name, found fp32 or bf16"),
     )
     return about
 
@@ -182,6 +189,11 @@ def is_recent(value) -> bool:
 def is_grouped(value) -> bool:
     """Whether a value of JSON is groups of values by name."""
     return isinstance(value, dict) and all(isinstance(values, dict) for values in value.values())
+
+
+def is_run(value) -> bool:
+    """Whether a value of JSON can be what a run was started with, and which precision it found to be faster."""
+    return is_grouped(value) and value.get("found", {}).get("precision", "fp32") in PRECISIONS
 
 
 def groups(content: dict) -> dict[str, dict]:

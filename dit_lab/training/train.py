@@ -6,12 +6,9 @@ process or many run the same loop on the same batches:
 """
 
 import math
-import os
-import shutil
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +19,13 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from dit_lab.data import DataError
 from dit_lab.diffusion import Process, process_of
-from dit_lab.models import uses_bf16
-from dit_lab.program import quoted
-from dit_lab.training.batches import draw, order, parts
+from dit_lab.models import check_compiler, uses_bf16
+from dit_lab.training.batches import draw, draw_all, order, parts
 from dit_lab.training.folder import birth, checkpoint, log, open_folder
-from dit_lab.training.options import TrainOptions
+from dit_lab.training.loader import EARLY, ahead, pinned
+from dit_lab.training.options import PRECISIONS, TrainOptions
 from dit_lab.training.parallel import bare, complete, mean, processes, unshared
+from dit_lab.training.precision import faster, timed
 from dit_lab.training.preview import Board
 from dit_lab.training.state import TrainState
 
@@ -46,6 +44,7 @@ class TrainStep:
     gradient_norm: float
     lr: float
     images_per_second: float
+    precision: str = "fp32"
 
 
 class NonFiniteLoss(RuntimeError):
@@ -75,9 +74,12 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     share = parts(options, crew.process_index, crew.num_processes)
     if options.compile:
         check_compiler(next(model.parameters()).device)
-        model.compile()
+        for block in model.blocks:  # which share one code: as fast as the whole model's, made in a fraction of the time
+            block.compile()
     start = {} if out is None else birth(Path(out), model)  # while the weights are whole on every process
-    state, held = TrainState.fresh(model, options.lr, options.decays, options.shard), ExitStack()
+    adamw = dict(betas=tuple(map(float, options.betas)), weight_decay=options.weight_decay)
+    state = TrainState.fresh(model, options.lr, options.decays, options.shard, options.ema_warmup, **adamw)
+    held = ExitStack()
     if out is not None:
         # What a run meant that was started before these were kept.
         known = {"option": TrainOptions().fixed, "data": images.fingerprint}
@@ -85,16 +87,6 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
     return during(held, loop(state, images, process, options, share, None if out is None else Path(out)))
-
-
-def check_compiler(device: torch.device) -> None:
-    """Raise ValueError where PyTorch would find no C++ compiler at the first step, for want of which a CPU cannot."""
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if device.type == "cpu" and shutil.which(name) is None:
-        raise ValueError(
-            f"--compile needs a C++ compiler, and {quoted(name)} is not here: install one, or name yours in the "
-            "environment variable CXX, or leave --compile out"
-        )
 
 
 def during(held: ExitStack, steps: Iterator[TrainStep]) -> Iterator[TrainStep]:
@@ -113,14 +105,41 @@ def identity(state: TrainState, images, options: TrainOptions) -> dict:
     return {"model": bare(state.model).config.as_json(), "option": options.fixed, "data": images.fingerprint}
 
 
+def found(state: TrainState) -> dict:
+    """What a run found out at its start and keeps, as a further group of `identity` that nobody asks for."""
+    return {"found": {"precision": state.precision}}
+
+
+def chosen(state: TrainState, made, process: Process, options: TrainOptions) -> str:
+    """The precision of the whole run: as asked for, or of a run that begins what is faster in passes like its own.
+
+    A run that went on for a while, before what is found was kept, goes on by the rule that it had. All processes get
+    the same answer. The passes leave nothing behind.
+    """
+    device = next(state.model.parameters()).device
+    able = uses_bf16(options.precision, device)
+    if options.precision != "auto" or state.step or not able:
+        return "bf16" if able else "fp32"
+    batch = made(state.step)[0]
+    state.model.train()
+    seconds = timed(lambda precision: gradient(state, batch, process, options, precision, last=True), device)
+    state.optimiser.zero_grad()
+    spent = mean(torch.tensor([seconds[precision] for precision in PRECISIONS], device=device)).tolist()
+    return faster(dict(zip(PRECISIONS, spent, strict=True)))
+
+
 def loop(state: TrainState, images, process: Process, options: TrainOptions, share: list[slice], out: Path | None):
     """The training loop behind `train`, its folder prepared and its state restored; `share` is this process's."""
-    keep = lambda: checkpoint(out, state, identity(state, images, options), images)
+    keep = lambda: checkpoint(out, state, identity(state, images, options) | found(state), images)
     saved, board = state.step, Board(out, images, options, state.step)
+    device = next(state.model.parameters()).device
+    made = lambda step: [pinned(batch, device) for batch in draw_all(images, step, process, options, share)]
+    batches = ahead(made, range(state.step, options.steps), EARLY[device.type])
     try:
-        with recomputing(bare(state.model), options.checkpointing):
+        with closing(batches), recomputing(bare(state.model), options.checkpointing):
+            state.precision = state.precision or chosen(state, made, process, options)
             while state.step < options.steps:
-                step = advance(state, images, process, options, share)
+                step = advance(state, batches, process, options)
                 state.recent.append({name: getattr(step, name) for name in LOGGED})
                 last = state.step == options.steps
                 if out and (state.step % LOG_EVERY == 0 or last):
@@ -136,31 +155,40 @@ def loop(state: TrainState, images, process: Process, options: TrainOptions, sha
             keep()
         raise
     except NonFiniteLoss as error:
+        check_finite(images, state.step, process, options)  # now that no thread reads
         kept = f"; the checkpoint of step {saved} stays in {out}" if out and saved else ""
         raise NonFiniteLoss(f"{error}{kept}") from None
 
 
-def advance(state: TrainState, images, process: Process, options: TrainOptions, share: list[slice]) -> TrainStep:
+def advance(state: TrainState, batches: Iterator, process: Process, options: TrainOptions) -> TrainStep:
     """One optimiser step. What is random in it depends on (seed, step) alone, so that a resumed run repeats it."""
-    start = time.perf_counter()
-    lr = options.lr * min(1.0, (state.step + 1) / max(1, options.warmup))
+    start, lr = time.perf_counter(), options.lr_at(state.step)
     for group in state.optimiser.param_groups:
         group["lr"] = lr
-    state.model.train()
+    if not state.model.training:
+        state.model.train()
     state.optimiser.zero_grad()
-    passes = [gradient(state, images, process, options, part, last=part is share[-1]) for part in share]
-    loss, mse, vb = mean(torch.stack(passes).mean(0)).tolist()
-    norm = complete(nn.utils.clip_grad_norm_(state.model.parameters(), options.clip)).item()
+    batch = next(batches)
+    passes = [gradient(state, part, process, options, state.precision, last=part is batch[-1]) for part in batch]
+    losses, norm = mean(torch.stack(passes).mean(0)), clipped(state.model, options.clip)
+    loss, mse, vb, norm = torch.stack([*losses, norm]).tolist()  # the one time in a step that the CPU waits for a GPU
     # Before the weights move: what is in memory, and on disk, is still the last good step.
     if not (math.isfinite(loss) and math.isfinite(norm)):
         what = f"loss turned {loss}" if not math.isfinite(loss) else f"gradient turned {norm}"
-        check_finite(images, state.step, process, options)
         raise NonFiniteLoss(f"the {what} at step {state.step + 1}; try a lower learning rate than {options.lr:g}")
     state.optimiser.step()
     state.step += 1
     state.average()
     rate = options.batch_size / (time.perf_counter() - start)
-    return TrainStep(state.step, loss, mse, vb, norm, lr, rate)
+    return TrainStep(state.step, loss, mse, vb, norm, lr, rate, state.precision)
+
+
+def clipped(model: nn.Module, most: float | None) -> torch.Tensor:
+    """The norm of all gradients, which are then scaled down where it is above `most`."""
+    norm = nn.utils.get_total_norm([each.grad for each in model.parameters() if each.grad is not None])
+    if most is not None:
+        nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return complete(norm)
 
 
 def check_finite(images, step: int, process: Process, options: TrainOptions) -> None:
@@ -174,12 +202,12 @@ def check_finite(images, step: int, process: Process, options: TrainOptions) -> 
         )
 
 
-def gradient(state: TrainState, images, process: Process, options: TrainOptions, part: slice, last: bool):
+def gradient(state: TrainState, batch: tuple, process: Process, options: TrainOptions, precision: str, last: bool):
     """Add the gradient of a part of the batch; after the `last` it is the same on all processes. Returns 3 losses."""
     device = next(state.model.parameters()).device
-    x0, i, y, eps = (tensor.to(device) for tensor in draw(images, state.step, process, options, part))
+    x0, i, y, eps = (tensor.to(device, non_blocking=True) for tensor in batch)
     with nullcontext() if last else unshared(state.model):
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(options.precision, device)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             losses = process.losses(state.model, x0, i, y, eps, options.min_snr)
         (losses.loss.mean() / options.accumulate).backward()
     return torch.stack([values.detach().mean() for values in losses])

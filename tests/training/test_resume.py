@@ -21,7 +21,7 @@ from dit_lab.program import run
 
 STEPS = 12
 MODEL = ["--preset", "DiT-nano/8", "--depth", "1", "--dim", "32"]
-PACE = ["--batch-size", "4", "--warmup", "5"]
+PACE = ["--batch-size", "4", "--warmup", "5", "--precision", "fp32"]
 
 
 def start(out, *more, die_at=None, model=MODEL):

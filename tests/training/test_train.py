@@ -23,7 +23,7 @@ from dit_lab.training.batches import draw, order
 from dit_lab.training.state import TrainState
 
 plain_compile = torch.nn.Module.compile
-QUICK = TrainOptions(steps=3, batch_size=4)
+QUICK = TrainOptions(steps=3, batch_size=4, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_a_compiled_model_learns_what_an_uncompiled_one_does_and_its_checkpoint_
     )
     runs = {name: list(train(tiny(), digits, replace(QUICK, compile=name == "compiled"), out=tmp_path / name))
             for name in ("compiled", "plain")}  # fmt: skip
-    assert len(compiled) == 1
+    assert len(compiled) == tiny().config.depth
     assert [step.loss for step in runs["compiled"]] == pytest.approx([step.loss for step in runs["plain"]], rel=1e-5)
     ours, theirs = (load(tmp_path / name).model.state_dict() for name in runs)
     assert_same(ours, theirs)

@@ -32,6 +32,8 @@ EXPERIMENTS = {
     "ladder": Command("experiments.ladder", "ladder_command", "from DiT to U-DiT, step by step"),
     "scaling": Command("experiments.scaling", "scaling_command", "what more compute buys, by size and by patch"),
     "causal": Command("experiments.causal", "causal_command", "what parts made, and what goes without them"),
+    "fewer-steps": Command("experiments.fewer_steps", "fewer_steps_command", "good pictures after how many forwards"),
+    "gallery": Command("experiments.gallery", "gallery_command", "every look inside as a picture, with its control"),
     "spectrum": Command("experiments.spectrum", "spectrum_command", "how coarse the features of a model are"),
 }
 COMMANDS = {

@@ -25,6 +25,7 @@ from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_ju
 from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
 from dit_lab.files import add_line, apart, checksum, make_folder, writable
+from dit_lab.models import DTYPES, PRECISION, fast
 from dit_lab.training import device_of, processes
 from dit_lab.training.lock import hold
 
@@ -44,6 +45,8 @@ def evaluate_command(
     out: Path | None = None,
     npz: Path | None = None,
     device: str = "auto",
+    precision: PRECISION = "auto",
+    compile: bool = False,
 ) -> dict | None:
     """Draw pictures with a checkpoint, compare them with real ones, and add the figures to OUT/results.jsonl.
 
@@ -59,6 +62,9 @@ def evaluate_command(
         out: Folder for samples and results (default: in runs/evaluate, named after the checkpoint).
         npz: Also write the samples to this file, in ADM's format.
         device: cpu, cuda, mps, or auto.
+        precision: What the model's blocks compute in, fp32, bf16 or fp16; auto is what the samples that are there were
+            made in, else what is faster for this model here, found out in a few steps. It stands beside the figures.
+        compile: Have the steps compiled; the first waits for it, a minute or so.
     """
     crew = processes()
     place = device_of(crew, device)
@@ -68,19 +74,22 @@ def evaluate_command(
         loaded = load(checkpoint, weights=weights, device=place, **asdict(told))
         check_sampling(loaded, sampling)
         codec = picture_codec(loaded, vae, place)
-        about = provenance(loaded, vae, codec) | told.known
         samples = Samples(out, sampling, loaded.config.num_classes)
+        faster = lambda name: fast(loaded.model, precision=name, compile=compile, batch=sampling.passes)
         if crew.is_main_process:
+            model = faster(samples.drawn_in() if precision == "auto" else precision)
+            about = provenance(loaded, vae, codec, model) | told.known
             blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
             shape = tuple(codec.decode(blank).shape[1:])
             settings = {**asdict(sampling), **about}
             samples.kept(settings)  # what does not fit is refused before a judge is trained
             network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
             samples.open(settings, versions())
-            for note in filter(None, (loaded.note, codec.note)):
+            for note in filter(None, (loaded.note, codec.note, f"sampling in {model.speed}")):
                 print(f"dit_lab: {note}", file=sys.stderr)
         crew.wait_for_everyone()
-        samples.draw(loaded.model, codec, crew.process_index, crew.num_processes)
+        model = model if crew.is_main_process else faster(samples.drawn_in())
+        samples.draw(model, codec, crew.process_index, crew.num_processes)
         crew.wait_for_everyone()
         if not crew.is_main_process:
             return None
@@ -110,9 +119,9 @@ def check_outputs(out: Path, npz: Path | None, reference: Path | None) -> None:
         raise ValueError(f"{npz} is a file of the evaluation's own; give --npz another name")
 
 
-def provenance(loaded, vae: str | None, codec) -> dict:
-    """Which weights make the samples, and which VAE their pictures: what must not change from one to the next."""
-    precision = str(next(loaded.model.parameters()).dtype).removeprefix("torch.")
+def provenance(loaded, vae: str | None, codec, model) -> dict:
+    """Which weights make the samples, in what precision, and which VAE their pictures: what must not change between."""
+    precision = str(DTYPES[model.speed.precision]).removeprefix("torch.")
     decoder = codec.about if isinstance(codec, Autoencoder) else {}
     told = {name: decoder[name] for name in ("vae_checksum", "scaling_factor", "shift_factor") if name in decoder}
     weights = {"weights": loaded.weights, "checksum": checksum(loaded.model.state_dict()), "precision": precision}

@@ -13,7 +13,7 @@ from dit_lab.data import Pixels, codec_of, write_grid
 from dit_lab.diffusion import SAMPLERS, check_finite
 from dit_lab.files import make_folder, writable
 from dit_lab.inside import Recording
-from dit_lab.models import pick_device
+from dit_lab.models import PRECISION, fast, pick_device
 
 
 def sample_command(
@@ -35,6 +35,8 @@ def sample_command(
     vae: str | None = None,
     trace: Path | None = None,
     device: str = "auto",
+    precision: PRECISION = "auto",
+    compile: bool = False,
 ) -> None:
     """Draw one picture a label with a checkpoint and write them, side by side, as a PNG.
 
@@ -56,6 +58,9 @@ def sample_command(
         vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
         trace: Also write the trajectory to this file.
         device: cpu, cuda, mps, or auto.
+        precision: What the blocks compute in: fp32, exactly as in Python; bf16 or fp16, sooner and a little off; or
+            auto, what is faster for this model here, found out in a few steps and said.
+        compile: Have the steps compiled; the first waits for it, a minute or so.
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f"out must be the name of a .png file, not {out}")
@@ -66,12 +71,15 @@ def sample_command(
     if loaded.note:
         print(f"dit_lab: {loaded.note}", file=sys.stderr)
     codec = codec_of(loaded, vae, device)
+    model = fast(
+        loaded.model, precision=precision, compile=compile, batch=len(labels) * (1 + (cfg_scale != 1)), size=size
+    )
     recording = Recording(
-        loaded.model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta, size=size,
+        model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta, size=size,
         cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval,
         clip_x0=None if isinstance(codec, Pixels) else False,  # latents have no bounds
     )  # fmt: skip
-    for step in tqdm(recording, total=steps, unit="step", mininterval=0.5):
+    for step in tqdm(recording, total=steps, unit="step", mininterval=0.5, desc=str(model.speed)):
         sample = step.previous
     pictures = codec.decode(sample)
     check_finite("a picture", sample, pictures)

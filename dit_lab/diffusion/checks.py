@@ -1,7 +1,7 @@
-"""What sampling is asked for, and what comes of it: what makes no sense is refused in a sentence."""
+"""What sampling is asked for, its noise, and what comes of it: what makes no sense is refused in a sentence."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from numbers import Real
 
 import torch
@@ -88,12 +88,20 @@ def clips(config, process: Process, clip_x0: bool | None) -> bool:
     return clip_x0
 
 
+def seeded_noise(seed: int) -> Callable[[Sequence[int]], torch.Tensor]:
+    """The default noise: `noise(shape) -> tensor`, drawn on the CPU so that a seed means the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.randn(*shape, generator=generator)
+
+
 def drawn(noise, shape, device):
     """One draw of `noise`, in fp32 on `device`. Raises ValueError when its shape is not the one asked for."""
-    z = torch.as_tensor(noise(shape))
+    z = torch.as_tensor(noise(shape)).to(torch.float32)
     if tuple(z.shape) != shape:
         raise ValueError(f"noise was asked for {shape} and gave {tuple(z.shape)}")
-    return z.to(device, torch.float32)
+    if torch.device(device).type == "cuda" and z.device.type == "cpu":
+        z = z.pin_memory()  # so that the GPU takes it when it comes to it, and nobody waits
+    return z.to(device, non_blocking=True)
 
 
 def check_finite(what: str, *tensors) -> None:

@@ -135,7 +135,7 @@ class Diffusion(Process):
         return torch.where(i == 0, flat_mean(nll), flat_mean(kl)) / math.log(2)
 
     def model_time(self, i):
-        return torch.as_tensor(self.timesteps, device=i.device)[i]
+        return torch.as_tensor(self.timesteps).to(i.device, non_blocking=True)[i]
 
     def signal_and_noise(self, i, like):
         return at(np.sqrt(self.alpha_bar), i, like), at(np.sqrt(1 - self.alpha_bar), i, like)
@@ -179,5 +179,5 @@ def discretised_nll(x0, mean, log_scale):
 
 def at(values: np.ndarray, i, like):
     """Pick per-step constants for a batch: `values: steps, i: b -> b 1 1 1`, in the dtype of `like`, on its device."""
-    # Cast before it travels: not every device has float64.
-    return rearrange(torch.as_tensor(values, dtype=like.dtype).to(like.device)[i], "b -> b 1 1 1")
+    # Cast before it travels: not every device has float64. What travels there is staged, so nobody need wait for it.
+    return rearrange(torch.as_tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)[i], "b -> b 1 1 1")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from einops import rearrange, reduce
 
+from dit_lab.diffusion.weights import min_snr_weight
 from dit_lab.program import quoted
 
 
@@ -96,19 +97,9 @@ class Process:
         # Cast first: under autocast the output is bf16, in which v + 1 would lose what is left of v.
         output, v = split_output(model(x, self.model_time(i), y).to(x0), x0)
         mse = flat_mean((PREDICTIONS[self.prediction].target(x0, eps, a, s) - output) ** 2)
-        weight = 1 if min_snr is None else rearrange(min_snr_weight(self.prediction, a, s, min_snr), "b 1 1 1 -> b")
+        weight = 1 if min_snr is None else min_snr_weight(PREDICTIONS[self.prediction].x0, a, s, min_snr)
         vb = torch.zeros_like(mse) if v is None else self.bound(x0, x, i, output.detach(), v)
         return Losses(weight * mse + vb, mse, vb)
-
-
-def min_snr_weight(prediction: str, a, s, gamma: float):
-    """min(SNR, gamma) on the error of x0, for what the network predicts instead (2303.09556, equation 9): shape of a.
-
-    Min-SNR-gamma weights the squared error of x0; an error of the output is one of x0 times d x0 / d output.
-    """
-    slope = PREDICTIONS[prediction].x0(torch.zeros_like(a), torch.ones_like(a), a, s)
-    # (a / s)^2 slope^2 as one square, and gamma's share of it: neither overflows where s or a is nearly 0.
-    return torch.minimum((a / s * slope) ** 2, gamma * slope**2)
 
 
 def split_output(output, x):

@@ -5,17 +5,17 @@ previews, plots and traces are the caller's: they read the steps as they come.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
 
-from dit_lab.diffusion.checks import check, clips, drawn, whole_labels
+from dit_lab.diffusion.checks import check, clips, drawn, seeded_noise, whole_labels
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
 from dit_lab.diffusion.process import split_output
-from dit_lab.diffusion.solvers import SOLVERS, Now, shortened
+from dit_lab.diffusion.solvers import REMEMBERED, SOLVERS, Now, shortened
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,17 @@ class Guidance:
         return torch.cat([guided[:, : self.channels], cond[:, self.channels :]], dim=1) if self.channels else guided
 
 
-def seeded_noise(seed: int) -> Callable[[Sequence[int]], torch.Tensor]:
-    """The default noise: `noise(shape) -> tensor`, drawn on the CPU so that a seed means the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda shape: torch.randn(*shape, generator=generator)
-
-
 def sample(
     model, labels, *, sampler="ddim", steps=50, cfg_scale=1.0, cfg_channels=None, cfg_interval=None, eta=0.0, seed=0,
     noise=None, size=None, process=None, clip_x0=None,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoise one image a label, `labels: b` ints, yielding a `Step` for each of `steps`, noisiest first.
 
-    The null label (`num_classes` of the model's config) may be asked for. `noise(shape)` is called once for x_T and
-    once at every step, with `b c h w`; by default it follows `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or
-    (h, w) when it differs from the trained one; `process` replaces the one that the model's config names. `clip_x0` is
-    `clips`'; where nothing is clipped, the walk begins where x0 can be read (`Diffusion.readable`). Raises ValueError,
-    before any work, on arguments that make no sense.
+    `steps` are a number or, of a diffusion, falling timesteps. The null label (`num_classes` of the model's config) may
+    be asked for. `noise(shape)` is called once for x_T and once at every step, with `b c h w`; by default it follows
+    `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or (h, w) when it differs from the trained one; `process`
+    replaces the one that the config names. `clip_x0` is `clips`'; where nothing is clipped, the walk begins where x0
+    can be read (`Diffusion.readable`). Raises ValueError, before any work, on arguments that make no sense.
     """
     config = model.config if size is None else replace(model.config, input_size=size)
     labels = whole_labels(labels, config.num_classes, config.null_label)
@@ -115,13 +109,16 @@ def sample(
 @torch.no_grad()
 def walk(model, labels, process, sampler, guidance, eta, noise, shape, clip) -> Iterator[Step]:
     """The sampling loop behind `sample`, all arguments checked and resolved; `process` is the shortened one."""
-    device = next(model.parameters()).device
+    device, numbers = next(model.parameters()).device, range(len(process.timesteps))
     y = torch.tensor(labels, device=device)
+    null = torch.full_like(y, model.config.num_classes)
+    guided = [model.config.num_classes > 0 and guidance.active(t) for t in process.timesteps.tolist()]
+    network = told(model, process, y, null if any(guided) else None)
 
     def predicted(x, number):
         """The step's Now, and eps of the conditional and the unconditional half."""
         i = torch.full_like(y, number)
-        cond, uncond, v = predict(model, x, process.model_time(i), y, guidance)
+        cond, uncond, v = predict(network, x, process.model_time(i), y, null if guided[number] else None)
         x0, eps = process.denoised(cond if uncond is None else guidance.mix(cond, uncond), x, i, clip)
         halves = [None if half is None else process.denoised(half, x, i)[1] for half in (cond, uncond)]
         # The bound teaches v to excuse a wrong x0 by more noise than there is; a walk believes it between the variances
@@ -133,26 +130,36 @@ def walk(model, labels, process, sampler, guidance, eta, noise, shape, clip) -> 
         now, _ = predicted(x, number)
         return now.x0, now.eps
 
-    x, before = drawn(noise, shape, device), None
-    for index, number in enumerate(reversed(range(len(process.timesteps)))):
+    x, before = drawn(noise, shape, device), ()
+    for index, number in enumerate(reversed(numbers)):
         now, halves = predicted(x, number)
         x = sampler(process, now, before, ask, drawn(noise, shape, device), eta)
         yield Step(index, process.timesteps[number].item(), *now[1:4], *halves, now.log_variance, x)
-        before = now
+        before = (now, *before)[:REMEMBERED]
 
 
-def predict(model, x, t, y, guidance: Guidance):
-    """One network call, doubled for guidance: `x: b c h w; t, y: b -> cond, uncond (or None), v (or None)`.
+def told(model, process, y, null):
+    """The network as a walk asks it, `x: b c h w; t, y: b -> b (2c) h w` in fp32; it runs in its own dtype.
 
-    The variance value is the conditional half's, as in the original. The network runs in its own dtype. A model
-    without classes is never doubled: both halves would be the same.
+    A model that can make things ahead (`ahead`, see `dit_lab.models.fast`) is told of all timesteps and labels.
     """
-    guided = model.config.num_classes > 0 and guidance.active(t[0].item())
-    if guided:
-        null = torch.full_like(y, model.config.num_classes)
+    dtype, network = next(model.parameters()).dtype, model
+    if hasattr(model, "ahead"):
+        times = process.model_time(torch.arange(len(process.timesteps), device=y.device))
+        network = model.ahead(times, (y if null is None else torch.cat([y, null])).unique())
+    return lambda x, t, y: network(x.to(dtype), t, y).float()
+
+
+def predict(network, x, t, y, null=None):
+    """One network call, doubled for guidance: `x: b c h w; t, y, null: b -> cond, uncond (or None), v (or None)`.
+
+    The variance value is the conditional half's, as in the original. Without `null` labels, outside the interval or in
+    a model without classes, it is not doubled. Nothing here waits for the device.
+    """
+    if null is not None:
         x, t, y = repeat(x, "b ... -> (two b) ...", two=2), repeat(t, "b -> (two b)", two=2), torch.cat([y, null])
-    output, v = split_output(model(x.to(next(model.parameters()).dtype), t, y).float(), x)
-    if not guided:
+    output, v = split_output(network(x, t, y), x)
+    if null is None:
         return output, None, v
     cond, uncond = rearrange(output, "(two b) c h w -> two b c h w", two=2)
     return cond, uncond, None if v is None else v[: len(cond)]

@@ -5,12 +5,16 @@ da = -dt and ds = dt, that is the velocity; for a diffusion, DDIM. One function 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from dit_lab.diffusion.process import Process
+from dit_lab.diffusion.process import Process, whole
+from dit_lab.program import quoted
 
 
 class Now(NamedTuple):
@@ -23,8 +27,10 @@ class Now(NamedTuple):
     log_variance: torch.Tensor | None
 
 
-# (process, now, the `Now` before it or None, ask(x, i) -> x0, eps, noise, eta) -> x one step on
+# (process, now, up to `REMEMBERED` earlier `Now`s, the latest first, ask(x, i) -> x0, eps, noise, eta) -> x one step on
 Sampler = Callable[..., torch.Tensor]
+REMEMBERED = 2
+FEW = 15  # steps below which a third-order walk takes its last but one in second order, as diffusers does
 
 
 def euler_step(process, now, before, ask, noise, eta):
@@ -45,16 +51,75 @@ def heun_step(process, now, before, ask, noise, eta):
 
 def dpmpp_step(process, now, before, ask, noise, eta):
     """DPM-Solver++(2M): x0 drawn on as a line through the last two. Second order (2211.01095, algorithm 2)."""
-    if now.i == 0:
-        return now.x0
-    (_, s), (a_next, s_next) = process.levels(now.i), process.levels(now.i - 1)
-    here = log_snr(process, now.i)
-    h = log_snr(process, now.i - 1) - here
-    x0 = now.x0
-    if before is not None:
-        share = h / (here - log_snr(process, before.i)) / 2
-        x0 = x0 + share * (x0 - before.x0)
+    return exponential(process, now, along_line(process, now, before))
+
+
+def dpmpp3_step(process, now, before, ask, noise, eta):
+    """DPM-Solver++(3M): x0 drawn on as a parabola through the last three. Third order (2211.01095, appendix B)."""
+    early = len(before) < 2 or log_snr(process, before[1].i) == -math.inf
+    if early or now.i == 0 or (now.i == 1 and len(process.timesteps) < FEW):
+        return dpmpp_step(process, now, before, ask, noise, eta)
+    following, here, last, first = (log_snr(process, i) for i in (now.i - 1, now.i, *(each.i for each in before)))
+    h, r, q = following - here, (here - last) / (following - here), (last - first) / (following - here)
+    slope, slope_before = (now.x0 - before[0].x0) / r, (before[0].x0 - before[1].x0) / q
+    bend = (slope - slope_before) / (r + q)
+    shrunk = math.expm1(-h)
+    of_slope, of_bend = -(shrunk / h + 1) / shrunk, ((shrunk + h) / h**2 - 0.5) / shrunk
+    return exponential(process, now, now.x0 + of_slope * (slope + r * bend) + of_bend * bend)
+
+
+def unipc_step(process, now, before, ask, noise, eta):
+    """UniPC of order 2 with B(h) = e^h - 1: x_t is mended by what the network said there, then as DPM-Solver++(2M).
+
+    (2302.04867, algorithms 1 and 2.) What the line of the step before had drawn is replaced by a curve that also goes
+    through the new x0; the network is not asked again.
+    """
+    if before and now.i:
+        curve = along_curve(process, now, before) - along_line(process, before[0], before[1:], now.i)
+        moved = exponential(process, before[0]._replace(x=torch.zeros_like(now.x)), curve, now.i)
+        now = now._replace(x=now.x + moved)
+    return exponential(process, now, along_line(process, now, before))
+
+
+def exponential(process, now, x0, following: int | None = None):
+    """The step from x_t to step `following` (None: the next) that is exact while x0 stays: `x0: b c h w -> b c h w`."""
+    following = now.i - 1 if following is None else following
+    if following < 0:
+        return x0
+    (_, s), (a_next, s_next) = process.levels(now.i), process.levels(following)
+    h = log_snr(process, following) - log_snr(process, now.i)
     return s_next / s * now.x - a_next * math.expm1(-h) * x0
+
+
+def along_line(process, now, before, following: int | None = None):
+    """x0 halfway to step `following` (None: the next), on the line through the last two: `-> b c h w`.
+
+    Where the one before was pure noise (flow matching's first), log SNR has no place for it and the line is drawn in s.
+    """
+    following = now.i - 1 if following is None else following
+    if not before or following < 0:
+        return now.x0
+    times = [log_snr(process, i) for i in (following, now.i, before[0].i)]
+    if times[-1] == -math.inf:
+        times = [-process.levels(i)[1] for i in (following, now.i, before[0].i)]
+    share = (times[0] - times[1]) / (times[1] - times[2]) / 2
+    return now.x0 + share * (now.x0 - before[0].x0)
+
+
+def along_curve(process, now, before):
+    """The x0 that UniC puts in the place of the line's, from `before[0]` to `now`: `-> b c h w` (its equation 9)."""
+    last = before[0]
+    if len(before) < 2:
+        return (last.x0 + now.x0) / 2
+    here, there, first = (log_snr(process, each.i) for each in (now, *before))
+    h = here - there
+    phi = math.expm1(-h) / -h - 1
+    b1, b2 = phi / math.expm1(-h), 2 * (phi / -h - 0.5) / math.expm1(-h)
+    if first == -math.inf:
+        return last.x0 + b1 * (now.x0 - last.x0)
+    r = (first - there) / h
+    of_first = (b2 - b1) / (r - 1)
+    return last.x0 + of_first / r * (before[1].x0 - last.x0) + (b1 - of_first) * (now.x0 - last.x0)
 
 
 def log_snr(process, i: int) -> float:
@@ -63,11 +128,34 @@ def log_snr(process, i: int) -> float:
     return math.log(a / s) if a > 0 else -math.inf
 
 
-SOLVERS = {"euler": euler_step, "heun": heun_step, "dpmpp": dpmpp_step}
+SOLVERS = {
+    "euler": euler_step, "heun": heun_step, "dpmpp": dpmpp_step, "dpmpp3": dpmpp3_step, "unipc": unipc_step,
+}  # fmt: skip
 # Timestep 0 has next to no noise: in log SNR it would be one huge step, so these leave it out, as diffusers does.
-IN_LOG_SNR = {"dpmpp"}
+IN_LOG_SNR = {"dpmpp", "dpmpp3", "unipc"}
 
 
-def shortened(process: Process, sampler: str, steps: int, clip: bool) -> Process:
-    """The process in the `steps` that a sampler takes of it, from where x0 can be read unless it is clipped."""
-    return (process if clip else process.readable()).respaced(steps, first=sampler not in IN_LOG_SNR)
+def shortened(process: Process, sampler: str, steps: int | Sequence[int], clip: bool) -> Process:
+    """The process in the `steps` that a sampler takes of it, from where x0 can be read unless it is clipped.
+
+    `steps` is their number, then they are even, or the timesteps themselves, noisiest first.
+    """
+    process = process if clip else process.readable()
+    if isinstance(steps, Sequence) and not isinstance(steps, str):
+        return picked(process, steps)
+    return process.respaced(steps, first=sampler not in IN_LOG_SNR)
+
+
+def picked(process: Process, timesteps: Sequence[int]) -> Process:
+    """A diffusion in the `timesteps` named, noisiest first. Raises ValueError on others than it has, and on a flow."""
+    if not hasattr(process, "betas"):
+        raise ValueError("steps of flow matching are even: say how many, not which")
+    there = {t: place for place, t in enumerate(process.timesteps.tolist())}
+    rising = list(reversed(timesteps))
+    known = all(whole(t) and t in there for t in rising)
+    if not rising or not known or any(low >= high for low, high in pairwise(rising)):
+        most = max(there)
+        raise ValueError(f"steps must be a number, or falling timesteps from {most} to 0, not {quoted(timesteps)}")
+    kept = [there[t] for t in rising]
+    alpha_bar = np.array([process.levels(i)[0] ** 2 for i in kept])
+    return replace(process, betas=1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), timesteps=process.timesteps[kept])

@@ -20,6 +20,7 @@ from dit_lab.data import Pixels
 from dit_lab.diffusion import SAMPLERS, check_finite, generate
 from dit_lab.evaluation import adm
 from dit_lab.files import check_fields, clear, make_folder, read_json, write_json
+from dit_lab.models import DTYPES
 from dit_lab.program import quoted
 
 BATCH = 100
@@ -56,6 +57,11 @@ class Sampling:
                 raise ValueError(f"{name} must be at least {least} and of 63 bits at most, not {getattr(self, name)}")
 
     @property
+    def passes(self) -> int:
+        """Pictures that go through the model at a time: with guidance a batch goes twice."""
+        return self.batch_size * (1 + (self.cfg_scale != 1))
+
+    @property
     def options(self) -> dict:
         """The arguments of `sample`, but for the seed."""
         return {name: v for name, v in asdict(self).items() if name not in ("count", "seed", "batch_size")}
@@ -89,6 +95,12 @@ class Samples:
     def versions(self) -> list[dict]:
         """The versions of dit_lab and its libraries that drew the batches, the first one's first."""
         return self.read()["drawn_with"]
+
+    def drawn_in(self) -> str:
+        """The precision of the batches that are there, as `fast` calls it; "auto" where there are none."""
+        names = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
+        drawn = self.read() if (self.folder / SETTINGS).is_file() else {}
+        return names.get(str(drawn.get("precision")), "auto")
 
     def labels(self, start: int, stop: int) -> np.ndarray:
         """Labels of pictures `start` to `stop`: the classes in turn, 0 without classes."""

@@ -66,8 +66,8 @@ class LinearOnward(Onward):
 
 
 def convolved(x, weight, bias=None):
-    """A convolution that keeps the size: `x: b d h w, weight: m d p q -> b m h w`."""
-    return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+    """A convolution that keeps the size: `x: b d h w, weight: m d p q -> b m h w`, in its weight's precision."""
+    return F.conv2d(x.to(weight.dtype), weight, bias, padding=weight.shape[-1] // 2).to(x.dtype)
 
 
 def merged(x, skip, weight, bias=None):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -132,14 +132,12 @@ class Run:
         return guidance if active else None
 
     def check_model(self, model) -> None:
-        """Raise TraceError unless a model is of the config that the run was recorded with."""
-        if model.config == self.config:
+        """Raise TraceError unless a model is of the config that the run was recorded with; folded, it may be either."""
+        if unfolded(model.config) == unfolded(self.config):
             return
         ours, theirs = self.config.as_json(), model.config.as_json()
         unlike = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-        folded = unlike == ["mlp"] and "depthwise" in (ours["mlp"], theirs["mlp"])
-        hint = "; one of them is folded: record with the model that you look into" if folded else ""
-        raise TraceError(f"this trajectory was recorded with another model; they differ in {', '.join(unlike)}{hint}")
+        raise TraceError(f"this trajectory was recorded with another model; they differ in {', '.join(unlike)}")
 
     def label(self, model, sample: int, half: str) -> int:
         """The label that a half of a sample's pass is given. Raises TraceError on another model, sample or half."""
@@ -199,16 +197,25 @@ def reading(prediction: str, a: float, s: float) -> Reading:
     return Reading((of_x, of_output), eps)
 
 
+def unfolded(config: Config) -> Config:
+    """The config of a model before it was folded, which computes the same: any other's as it is."""
+    return replace(config, mlp="reparameterised") if getattr(config, "mlp", None) == "depthwise" else config
+
+
 def kept(step: Step) -> tuple:
-    """What a run holds of a step: t, and copies of x_t, x0 and eps on the CPU."""
-    return step.t, *(tensor.to("cpu", copy=True) for tensor in (step.x, step.x0, step.eps))
+    """What a run holds of a step: t, and copies of x_t, x0 and eps on the CPU.
+
+    From a GPU they are under way still, while it computes the next step: `stacked` waits for them.
+    """
+    return step.t, *(tensor.to("cpu", copy=True, non_blocking=True) for tensor in (step.x, step.x0, step.eps))
 
 
 def stacked(steps: list[tuple], last: Step) -> dict:
     """The steps that were `kept`, and the sample that the last of them came to, as fields of a run."""
     t, *tensors = zip(*steps, strict=True)
+    sample = last.previous.cpu()  # which waits for all copies before it
     x, x0, eps = (torch.stack(tensor) for tensor in tensors)
-    return dict(t=list(t), x=x, x0=x0, eps=eps, sample=last.previous.cpu())
+    return dict(t=list(t), x=x, x0=x0, eps=eps, sample=sample)
 
 
 def numbers(what: str, asked) -> list | None:

@@ -95,18 +95,20 @@ def check_parts(trajectory) -> None:
         raise ValueError(f"the options must be {', '.join(OPTIONS)}")
     taken = {name: value for name, value in options.items() if name not in ("steps", "size")}
     check(config, SAMPLERS, **taken | {"seed": 0 if options["seed"] is None else options["seed"]})
-    check_steps(options["steps"], MOST_STEPS)
+    t, listed = trajectory.t, isinstance(options["steps"], list)
+    check_steps(steps := len(options["steps"]) if listed else options["steps"], MOST_STEPS)
     labels = whole_labels(trajectory.labels, config.num_classes, config.null_label)
     resized = config if options["size"] is None else replace(config, input_size=options["size"])
-    shape = (options["steps"], len(labels), config.in_channels, *resized.size)
+    shape = (steps, len(labels), config.in_channels, *resized.size)
     for name, expected in zip(TENSORS, (shape, shape, shape, shape[1:]), strict=True):
         tensor = getattr(trajectory, name)
         if tuple(tensor.shape) != expected or tensor.dtype != torch.float32:
             there = f"{tensor.dtype} of {quoted(tuple(tensor.shape))}"
             raise ValueError(f"{name} must be fp32 of shape {expected}, not {there}")
-    t, steps = trajectory.t, options["steps"]
     if not isinstance(t, list) or len(t) != steps or not all(map(timestep, t)):
         raise ValueError(f"t must be {steps} timesteps, not {quoted(t)}")
+    if listed and t != options["steps"]:
+        raise ValueError(f"t must be the steps that were asked for, not {quoted(t)}")
 
 
 def timestep(t) -> bool:

@@ -58,8 +58,11 @@ class DepthwiseMLP(nn.Module):
         return Linear(dim, hidden), DepthwiseConv(hidden), Linear(hidden, dim)
 
     def forward(self, x):
-        x = self.conv(self.grid.lay_out(F.gelu(self.up(x))))
-        return self.down(rearrange(x, "b d h w -> b (h w) d"))
+        return self.convolved(F.gelu(self.up(x)))
+
+    def convolved(self, x):
+        """What follows the GELU: `b n hidden -> b n d`."""
+        return self.down(rearrange(self.conv(self.grid.lay_out(x)), "b d h w -> b (h w) d"))
 
 
 class ReparameterisedMLP(DepthwiseMLP):

@@ -21,7 +21,7 @@ from dit_lab.diffusion import (
     sample,
     samplers_for,
 )
-from dit_lab.diffusion.process import min_snr_weight
+from dit_lab.diffusion.weights import min_snr_weight
 from dit_lab.inside import Trajectory, record
 
 FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
@@ -119,7 +119,7 @@ def test_every_schedule_has_an_objective_that_fits_it(schedule):
 
 
 def test_ancestral_steps_are_refused_in_flow_matching():
-    assert samplers_for(Flow()) == ["ddim", "euler", "heun", "dpmpp"]
+    assert samplers_for(Flow()) == ["ddim", "euler", "heun", "dpmpp", "dpmpp3", "unipc"]
     with pytest.raises(ValueError, match="ddpm takes a diffusion's steps; for flow matching take ddim, euler"):
         sample(random_model(**FLOW), [1], sampler="ddpm")
 
@@ -131,7 +131,7 @@ def test_min_snr_weights_are_the_papers(snr):
     a = (1 - s**2).sqrt()
     expected = {"eps": min(snr, 5) / snr, "x0": min(snr, 5), "v": min(snr, 5) / (snr + 1)}
     for prediction, weight in expected.items():
-        assert min_snr_weight(prediction, a, s, 5).item() == pytest.approx(weight)
+        assert min_snr_weight(PREDICTIONS[prediction].x0, a, s, 5).item() == pytest.approx(weight)
 
 
 def test_min_snr_weighs_the_same_error_of_x0_alike_for_every_prediction():
@@ -155,7 +155,7 @@ def test_min_snr_weighs_the_same_error_of_x0_alike_for_every_prediction():
 
 def test_weights_stay_finite_at_both_ends_of_the_path():
     ends = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
-    assert min_snr_weight("velocity", 1 - ends, ends + 1e-12, 5).isfinite().all()
+    assert min_snr_weight(PREDICTIONS["velocity"].x0, 1 - ends, ends + 1e-12, 5).isfinite().all()
 
 
 def test_a_run_of_flow_matching_is_recorded_saved_and_looked_into(tmp_path):

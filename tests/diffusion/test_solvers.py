@@ -4,7 +4,12 @@ import math
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from shared import random_model
 from torch import nn
 from torch.testing import assert_close
@@ -15,6 +20,7 @@ from dit_lab.models import Config
 
 FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
 LABELS = [1, 2]
+MULTISTEP = ["dpmpp", "dpmpp3", "unipc"]
 
 
 class Gaussian(nn.Module):
@@ -41,21 +47,31 @@ def walked(model, **options):
 
 
 @pytest.mark.parametrize("prediction, theirs", [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
-@pytest.mark.parametrize("steps", [5, 20])
-def test_dpmpp_is_diffusers(prediction, theirs, steps):
+@pytest.mark.parametrize("steps", [3, 5, 20])
+@pytest.mark.parametrize("sampler", MULTISTEP)
+def test_multistep_solvers_are_diffusers(sampler, prediction, theirs, steps):
     model = random_model(prediction=prediction, learned_variance=False)
-    ours, x = walked(model, sampler="dpmpp", steps=steps, seed=3)
-    scheduler = DPMSolverMultistepScheduler(
-        1000, 1e-4, 0.02, "linear", prediction_type=theirs, algorithm_type="dpmsolver++", solver_order=2,
-        final_sigmas_type="zero",
-    )  # fmt: skip
+    ours, x = walked(model, sampler=sampler, steps=steps, seed=3)
+    about = dict(prediction_type=theirs, solver_order=3 if sampler == "dpmpp3" else 2, final_sigmas_type="zero")
+    if sampler == "unipc":
+        scheduler = UniPCMultistepScheduler(1000, 1e-4, 0.02, "linear", solver_type="bh2", **about)
+    else:
+        scheduler = DPMSolverMultistepScheduler(1000, 1e-4, 0.02, "linear", algorithm_type="dpmsolver++", **about)
     scheduler.set_timesteps(steps)
     assert_close(scheduler.timesteps, torch.tensor([step.t for step in ours]), rtol=0, atol=1)  # halves round apart
-    scheduler.set_timesteps(timesteps=[step.t for step in ours])
+    at_the_same_steps(scheduler, [step.t for step in ours])
     with torch.no_grad():
         for step in ours:
             x = scheduler.step(model(x, torch.full((2,), step.t), torch.tensor(LABELS)), step.t, x).prev_sample
-            assert_close(step.previous, x, rtol=1e-4, atol=1e-4 * x.abs().max().item())
+            assert_close(step.previous, x, rtol=1e-4, atol=1e-5 * x.abs().max().item())
+
+
+def at_the_same_steps(scheduler, timesteps):
+    """Set the timesteps of a scheduler to ours, as its own `set_timesteps` sets them."""
+    scheduler.timesteps = torch.tensor(timesteps)
+    noise = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod).sqrt()
+    scheduler.sigmas = torch.cat([noise[timesteps], torch.zeros(1)])
+    scheduler.num_inference_steps = len(timesteps)
 
 
 def test_euler_in_flow_matching_is_diffusers():
@@ -111,13 +127,36 @@ def test_errors_fall_with_the_order_of_the_solver(sampler, order, objective):
         assert coarse / fine == pytest.approx(2**order, rel=0.3)
 
 
+def error_on_the_flow(sampler, steps, after):
+    """How far x_t is from the exact one after some of the steps."""
+    model = Gaussian(**FLOW)
+    walk, x = walked(model, sampler=sampler, steps=steps)
+    t = walk[after].t / 1000
+    exact = (1 - t) * model.mean + math.hypot((1 - t) * model.std, t) * x.double()
+    return (walk[after].x.double() - exact).abs().max().item()
+
+
+@pytest.mark.parametrize("sampler", MULTISTEP)
+def test_multistep_solvers_are_of_second_order_in_flow_matching(sampler):
+    errors = [error_on_the_flow(sampler, steps, after=steps // 4) for steps in (16, 32, 64)]
+    assert all(coarse / fine > 2.8 for coarse, fine in zip(errors, errors[1:], strict=False))
+
+
+@pytest.mark.parametrize("sampler", MULTISTEP)
+def test_in_flow_matching_the_second_step_already_is_of_second_order(sampler):
+    """The first is Euler's, for pure noise has no log SNR; a second such one would double the error."""
+    first, second = (error_on_the_flow(sampler, 64, after) for after in (1, 2))
+    assert second < 1.3 * first
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "flow"])
 def test_second_order_needs_fewer_steps_than_first(schedule):
     prediction = "velocity" if schedule == "flow" else "eps"
     model = Gaussian(schedule=schedule, prediction=prediction, learned_variance=False)
     best = generate(model, LABELS, sampler="heun", steps=500)
     error = {name: (generate(model, LABELS, sampler=name, steps=15) - best).abs().max().item() for name in SOLVERS}
-    assert error["heun"] < error["euler"] / 3 and error["dpmpp"] < error["euler"] / 1.5
+    assert error["heun"] < error["euler"] / 3
+    assert all(error[name] < error["euler"] / 1.5 for name in MULTISTEP)
 
 
 def test_one_step_along_a_straight_line_is_exact():
@@ -143,3 +182,24 @@ def test_solvers_are_guided_as_the_others(sampler):
     null = generate(model, [5, 5], sampler=sampler, steps=4)
     assert not torch.equal(plain, twice)
     assert_close(generate(model, LABELS, sampler=sampler, steps=4, cfg_scale=0.0), null, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", *SOLVERS])
+def test_timesteps_may_be_named_one_by_one(sampler):
+    model = random_model()
+    even = [step.t for step in sample(model, LABELS, sampler=sampler, steps=6)]
+    assert torch.equal(
+        generate(model, LABELS, sampler=sampler, steps=even), generate(model, LABELS, sampler=sampler, steps=6)
+    )
+    assert [step.t for step in sample(model, LABELS, sampler=sampler, steps=[999, 700, 90])] == [999, 700, 90]
+
+
+@pytest.mark.parametrize("steps", [[], [1000], [1, 2], [5, 5], [3.5], ["3"], [-1]])
+def test_timesteps_that_make_no_sense_are_refused(steps):
+    with pytest.raises(ValueError, match="steps must be a number, or falling timesteps from 999 to 0, not"):
+        sample(random_model(), LABELS, steps=steps)
+
+
+def test_a_flow_has_no_timesteps_to_name():
+    with pytest.raises(ValueError, match="steps of flow matching are even"):
+        sample(random_model(**FLOW), LABELS, sampler="unipc", steps=[900, 100])

@@ -29,7 +29,7 @@ def digits():
     return model, record(model, [7, 3], steps=6, cfg_scale=2.0, seed=0)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "heun", "dpmpp"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "heun", "dpmpp", "dpmpp3", "unipc"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_shares_of_parts_noise_and_rest_add_up_to_the_regions_picture(block, sampler):
     model = random_model(block, prediction="v")

@@ -21,7 +21,7 @@ OPTIONS = dict(steps=4, cfg_scale=2.0, seed=3)
 LABELS = [1, 4]
 everywhere = pytest.mark.parametrize("name", MODELS)
 WALKS = [
-    *(dict(sampler=sampler) for sampler in ("ddim", "ddpm", "heun", "dpmpp", "euler")),
+    *(dict(sampler=sampler) for sampler in ("ddim", "ddpm", "heun", "dpmpp", "dpmpp3", "unipc", "euler")),
     *(dict(sampler=sampler, cfg_scale=1.0) for sampler in ("ddim", "heun")),
     dict(eta=0.7, clip_x0=True, cfg_channels=2),
     dict(sampler="heun", cfg_interval=[100, 700]),

@@ -1,44 +1,78 @@
-"""`python -m dit_lab bench`: models against diffusers'; `bench inside`: what each look into a run costs.
+"""`python -m dit_lab bench`: what people wait for, timed against diffusers and the original, side by side.
 
-Two calls that are compared take turns in one process, and the table gives medians and their ratio, so that a machine
-that slows down slows both.
+Contestants take turns in one process, and of each the median, its spread, the ratio to the first, the share of the
+matrix-product peak measured in the same run, and the numerical error are given.
 """
 
+from pathlib import Path
 from typing import Literal
 
-import torch
-
-from dit_lab.commands.bench.inside import bench_inside
-from dit_lab.commands.bench.peers import bench_peers
+from dit_lab.commands.bench.gpu import bench_gpu
+from dit_lab.commands.bench.loading import bench_load
+from dit_lab.commands.bench.looking import bench_look
+from dit_lab.commands.bench.report import keep, machine
+from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit
 from dit_lab.commands.bench.timing import WARM_UP
-from dit_lab.models import pick_device
+from dit_lab.commands.bench.training import bench_training
+from dit_lab.files import writable
+from dit_lab.models import DiTConfig, pick_device, preset
+
+WHAT = Literal["forward", "sample", "train", "load", "look", "gpu", "all"]
+PICTURES = {"DiT-S/2": 4, "DiT-B/2": 4}
 
 
 def bench_command(
-    what: Literal["models", "inside"] = "models",
+    what: WHAT = "forward",
     /,
     *,
     models: tuple[str, ...] = (),
-    batch: int = 8,
+    batch: int = 0,
     rounds: int = 7,
     device: str = "cpu",
+    original: Path | None = None,
+    compile: bool = False,
+    out: Path | None = None,
 ) -> None:
-    """Time a forward and a training step of models against diffusers', or the looks inside a run against the run.
+    """Time what people wait for, here against diffusers and the original, in turns in one process.
 
     Args:
-        what: models, in fp32 and, where the machine computes it, in bf16; or inside, each look beside its bound.
-        models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; inside: DiT-S/2 and the zoo's
-            mnist, there checkpoints may be named too).
-        batch: Latents a call; a look inside is at one sample.
+        what: What to time: gpu is all rows for a GPU, look each look inside a run, all everything else.
+        models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; load and gpu: DiT-XL/2; look:
+            DiT-S/2 and the zoo's mnist, there checkpoints may be named too).
+        batch: Latents a call (default: 8 for DiT-S/2 and 4 for others, at a guided step 4 pictures).
         rounds: Turns that each side takes; the first two warm up and are not counted.
         device: cpu or cuda.
+        original: A checkout of facebookresearch/DiT to time too; it needs timm.
+        compile: Also time compiled code; each first call takes a minute or so.
+        out: Folder for bench-WHAT.json and bench-WHAT.md.
     """
-    if batch < 1 or rounds <= WARM_UP:
+    if batch < 0 or rounds <= WARM_UP:
         raise ValueError(f"a bench needs a batch of at least 1 and {WARM_UP + 1} rounds, not {batch} and {rounds}")
     place = pick_device(device)
-    size = "one sample" if what == "inside" else f"batch {batch}"
-    told = f"{size}, {rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}, {device}"
-    if what == "inside":
-        bench_inside(models or ("DiT-S/2", "mnist"), rounds, place, told)
-    else:
-        bench_peers(models or ("DiT-S/2", "DiT-B/2"), batch, rounds, place, told)
+    if out is not None:
+        writable(out / f"bench-{what}.json")
+    about = {"machine": machine(place), "rounds": rounds}
+    told = ", ".join(f"{name}: {value}" for name, value in about.items())
+    if what == "look":
+        return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, told)
+    if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
+        raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
+    print(told)
+    lines = bench_load((models or ("DiT-XL/2",))[0], rounds, place) if what in ("load", "all") else []
+    if what != "load":
+        field = Field.measured(place, rounds, original, compile)
+        presets = models or ("DiT-S/2", "DiT-B/2")
+        size = lambda name: batch or (8 if name == "DiT-S/2" else 4)
+        if what == "gpu":
+            lines += bench_gpu(field, *models[:1])
+        for name in presets if what in ("forward", "all") else ():
+            lines += bench_forward(name, size(name), field)
+        for name in presets if what in ("sample", "all") else ():
+            lines += bench_step(name, batch or 4, field)
+        if what in ("train", "all"):
+            lines += bench_training(presets, batch, field)
+        if what in ("forward", "all"):
+            lines += bench_udit(batch or 8, field)
+    if out is not None:
+        keep(out, what, about, lines)
+        print(f"{out / f'bench-{what}.md'}: {len(lines)} lines")

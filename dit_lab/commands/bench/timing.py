@@ -1,27 +1,56 @@
-"""Two calls timed in turns, and models to time: with random weights that are nowhere zero."""
+"""Contestants timed in turns in one process, the machine's peak to hold them against, and models to time.
+
+Taking turns, a machine that slows down slows all of them, so that ratios stay; of each the median counts and the
+quartiles tell the spread.
+"""
 
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import quantiles
+from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
 WARM_UP = 2
+SIDES = {"cpu": 4096, "cuda": 8192}  # of the square matrices whose product is the peak
 
 
-def alternate(first: Callable, second: Callable, rounds: int, device) -> tuple[float, float]:
-    """Median seconds of each, taking turns."""
-    times = ([], [])
-    for turn in tqdm(range(rounds), leave=False):
-        for call, kept in zip((first, second), times, strict=True):
+class Timing(NamedTuple):
+    """Seconds a call: the median and both quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def race(calls: dict[str, Callable], rounds: int, device) -> dict[str, Timing]:
+    """Seconds of each contestant over `rounds` turns, of which the first two only warm up."""
+    times = {name: [] for name in calls}
+    for turn in tqdm(range(rounds), leave=False, unit="round", mininterval=0.5):
+        for name, call in calls.items():
             wait(device)
             start = time.perf_counter()
             call()
             wait(device)
             if turn >= WARM_UP:
-                kept.append(time.perf_counter() - start)
-    return median(times[0]), median(times[1])
+                times[name].append(time.perf_counter() - start)
+    return {name: timing(kept) for name, kept in times.items()}
+
+
+def timing(seconds: list[float]) -> Timing:
+    """Median and quartiles; of a single turn all three are the same."""
+    if len(seconds) == 1:
+        return Timing(*seconds * 3)
+    low, median, high = quantiles(seconds, n=4, method="inclusive")
+    return Timing(median, low, high)
+
+
+def peak(device, dtype: torch.dtype, rounds: int = 7) -> float:
+    """FLOP/s of a large product of matrices of random numbers: what the machine can do at best."""
+    side = SIDES.get(device.type, 4096)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / race({"product": lambda: a @ b}, rounds, device)["product"].low
 
 
 def wait(device) -> None:

@@ -9,6 +9,7 @@ class AdaLN(Block):
 
     name = "adaln"
     title = "adaLN"
+    readers = ("modulation",)
     modulated = True
 
     def __init__(self, dim, heads, attn, mlp):

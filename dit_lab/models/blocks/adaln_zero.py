@@ -13,6 +13,7 @@ class AdaLNZero(Block):
 
     name = "adaln_zero"
     title = "adaLN-Zero"
+    readers = ("modulation",)
     modulated = True
 
     def __init__(self, dim, heads, attn, mlp):

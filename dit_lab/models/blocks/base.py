@@ -17,12 +17,15 @@ class Block(nn.Module):
     """One transformer block: `x: b n d, cond: b k d -> b n d`, around an `attn` and an `mlp` it is given.
 
     `attn` and `mlp` map `b n d -> b n d`; a U-shaped model passes its downsampled attention and convolutional MLP.
-    `modulated` says whether the model's final norm is modulated by the condition too.
+    `modulated` says whether the model's final norm is modulated by the condition too. `readers` names the submodules
+    that alone read the condition, so that what they make of it can be made before a sampling run; none: it may be read
+    anywhere.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     modulated: ClassVar[bool] = False
+    readers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dim: int, heads: int, attn: nn.Module, mlp: nn.Module):
         super().__init__()

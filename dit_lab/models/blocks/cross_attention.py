@@ -12,6 +12,7 @@ class CrossAttentionBlock(Block):
 
     name = "cross_attention"
     title = "cross-attention"
+    readers = ("cross.kv",)
 
     def __init__(self, dim, heads, attn, mlp):
         super().__init__(dim, heads, attn, mlp)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from dit_lab.checkpoints import load
-from dit_lab.commands.bench.timing import alternate, stirred
+from dit_lab.commands.bench.timing import race, stirred
 from dit_lab.diffusion import generate
 from dit_lab.inside import TraceError, Trajectory, record
 from dit_lab.inside.attention import attention_numbers
@@ -60,10 +60,10 @@ ROWS = [
 ]
 
 
-def bench_inside(models: tuple[str, ...], rounds: int, place, told: str) -> None:
+def bench_look(models: tuple[str, ...], rounds: int, place, told: str) -> None:
     """A table for each preset (with random weights) or checkpoint: every look at a guided run of one sample."""
     opened = {name: opened_model(name).to(place) for name in models}
-    print(f"{told}; a guided run of {STEPS} steps")
+    print(f"{told}; one sample, a guided run of {STEPS} steps")
     for name, model in opened.items():
         run = record(model, [0], steps=STEPS, cfg_scale=2.0)
         print(f"{name:24}{'measured against':>24}{'look':>12}{'ratio':>8}{'bound':>8}")
@@ -86,8 +86,9 @@ def timed(row: Row, run: Trajectory, model, rounds: int, place) -> str:
     """The line of a look, or why the model has none."""
     base, look = (lambda: BASES[row.against](run, model)), (lambda: row.look(run, model))
     try:
-        base, look = alternate(base, look, rounds, place)
+        times = race({"base": base, "look": look}, rounds, place)
     except TraceError as error:
         return f"{row.name:24}{error}"
+    base, look = (timing.median for timing in times.values())
     times = f"{row.against:>12}{base * 1e3:9.1f} ms{look * 1e3:9.1f} ms{look / base:7.2f}x{row.bound:7.1f}x"
     return f"{row.name:24}{times}{'  over its bound' if look / base > row.bound else ''}"

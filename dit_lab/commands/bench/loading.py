@@ -1,0 +1,63 @@
+"""From a file to a ready model: seconds against reading the file's bytes alone, and the most memory taken."""
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from dit_lab.checkpoints import load, save
+from dit_lab.checkpoints.meta_dit import to_theirs
+from dit_lab.commands.bench.contestants import ours
+from dit_lab.commands.bench.report import Line, compete
+from dit_lab.models import preset
+
+CHUNK = 2**24
+UNIT = 1024 if sys.platform == "linux" else 1  # of ru_maxrss
+IMPORTS = "from dit_lab import load; load('mnist')"
+
+
+def bench_load(name: str, rounds: int, device: torch.device) -> list[Line]:
+    """Three files of a preset with random weights, in a temporary folder: ours in fp32 and fp16, the original's."""
+    with TemporaryDirectory() as folder:
+        files, lines = written(name, Path(folder)), []
+        for kind, path in files.items():
+            calls = {"its bytes alone": partial(read, path), "load": partial(load, str(path), device=device)}
+            size = sum(part.stat().st_size for part in parts(path))
+            lines += compete(f"{name} {kind}, {size / 1e9:.2f} GB", calls, rounds, device)
+            before, after = (most_memory(code) for code in (IMPORTS, f"{IMPORTS}; load({str(path)!r})"))
+            weights = sum(tensor.nbytes for tensor in load(str(path)).model.state_dict().values())
+            print(f"  most memory: {(after - before) / weights:.2f} times the model's {weights / 1e9:.2f} GB")
+        return lines
+
+
+def written(name: str, folder: Path) -> dict[str, Path]:
+    """The files, by what they are."""
+    model = ours(preset(name), torch.device("cpu"))
+    save(folder / "fp32", model)
+    save(folder / "fp16", model, dtype=torch.float16)
+    torch.save(to_theirs(model.state_dict(), model.config), folder / f"{name.replace('/', '-')}-256x256.pt")
+    return {"fp32": folder / "fp32", "fp16": folder / "fp16", "the original's .pt": next(folder.glob("*.pt"))}
+
+
+def parts(path: Path) -> list[Path]:
+    """The files of a checkpoint: itself, or those in its folder."""
+    return [part for part in path.iterdir() if part.is_file()] if path.is_dir() else [path]
+
+
+def read(path: Path) -> None:
+    """Every byte, as `cat` reads them, and keep none."""
+    held = bytearray(CHUNK)
+    for part in parts(path):
+        with part.open("rb", buffering=0) as file:
+            while file.readinto(held):
+                pass
+
+
+def most_memory(code: str) -> int:
+    """The most bytes that a fresh Python process takes while it runs `code`."""
+    told = f"{code}\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    out = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    return int(out.split()[-1]) * UNIT

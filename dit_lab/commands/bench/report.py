@@ -1,0 +1,116 @@
+"""What a bench found: a line a contestant, as a table to read at once, and kept as JSON and a page."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from dit_lab.commands.bench.timing import race
+from dit_lab.files import atomic, make_folder, write_json
+
+HEAD = ("", "time", "spread", "ratio", "of peak", "error")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contestant at one kind of work: seconds a call (median and quartiles), how many times as fast as the first.
+
+    `share` is of the matrix-product peak that the same run measured, `error` relative to fp32; None where there is
+    nothing to compare. `why` says, instead of all figures, why there are none.
+    """
+
+    work: str
+    who: str
+    median: float | None = None
+    low: float | None = None
+    high: float | None = None
+    ratio: float | None = None
+    share: float | None = None
+    error: float | None = None
+    why: str = ""
+
+    def __str__(self):
+        if self.median is None:
+            return f"  {self.who:34}{self.why}"
+        spread = (self.high - self.low) / self.median
+        ratio = f"{self.ratio:.2f}x" if self.ratio else ""
+        share = "" if self.share is None else f"{self.share:.0%}"
+        error = "" if self.error is None else f"{self.error:.1e}"
+        return f"  {self.who:34}{spelt(self.median):>10}{spread:>8.0%}{ratio:>9}{share:>9}{error:>10}"
+
+
+def compete(
+    work: str, calls: dict[str, Callable], rounds: int, device, *, flops: float = 0, peaks=None, errors=None
+) -> list[Line]:
+    """Race the contestants at one kind of work of `flops`, and print a line each; the first is what others are held to.
+
+    A contestant that fails in its first call says why and is out. `peaks` (FLOP/s) and `errors` are by contestant.
+    """
+    print(f"{work:36}" + "".join(f"{name:>{width}}" for name, width in zip(HEAD[1:], (10, 8, 9, 9, 10), strict=True)))
+    able, failed = {}, {}
+    for who, call in calls.items():
+        try:
+            call()
+            able[who] = call
+        except (RuntimeError, ValueError, ImportError, AttributeError, TypeError) as error:
+            failed[who] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    times = race(able, rounds, device)
+    first = times.get(next(iter(calls)))
+    lines = []
+    for who in calls:
+        if who in failed:
+            lines.append(Line(work, who, why=failed[who]))
+        else:
+            took = times[who]
+            share = flops / took.median / peaks[who] if flops and peaks else None
+            ratio = first.median / took.median if first else None
+            lines.append(Line(work, who, *took, ratio, share, (errors or {}).get(who)))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def spelt(seconds: float) -> str:
+    """A duration with its unit: `0.0123 -> 12.3 ms`."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            return f"{seconds / size:.3g} {unit}"
+
+
+def machine(device: torch.device) -> str:
+    """What the figures were measured on, in a few words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    able = [name for name, has in torch.cpu.get_capabilities().items() if has is True and "bf16" in name]
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {' '.join(able) or 'no bf16 instructions'}"
+    return f"{cpu}, torch {torch.__version__}"
+
+
+def keep(folder: Path, name: str, about: dict, lines: list[Line]) -> None:
+    """Write `bench-NAME.json` and `bench-NAME.md` into a folder."""
+    make_folder(folder)
+    content = {"about": about, "lines": [asdict(line) for line in lines]}
+    write_json(folder / f"bench-{name}.json", content)
+    with atomic(folder / f"bench-{name}.md") as partial:
+        partial.write_text(page(name, about, lines), encoding="utf-8")
+
+
+def page(name: str, about: dict, lines: list[Line]) -> str:
+    """The page of a bench: what was measured on what, and a table for each kind of work."""
+    told = [f"# Bench: {name}", "", *(f"- {what}: {value}" for what, value in about.items())]
+    for work in dict.fromkeys(line.work for line in lines):
+        told += ["", f"## {work}", "", f"| {' | '.join(HEAD)} |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+        for line in lines:
+            if line.work == work:
+                told.append(row(line))
+    return "\n".join([*told, ""])
+
+
+def row(line: Line) -> str:
+    """A line of a page's table."""
+    if line.median is None:
+        return f"| {line.who} | {line.why.replace('|', '/')} | | | | |"
+    share, error = "" if line.share is None else f"{line.share:.0%}", "" if line.error is None else f"{line.error:.1e}"
+    ratio, spread = f"{line.ratio:.2f}x" if line.ratio else "", (line.high - line.low) / line.median
+    return f"| {line.who} | {spelt(line.median)} | {spread:.0%} | {ratio} | {share} | {error} |"

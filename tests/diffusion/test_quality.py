@@ -1,0 +1,37 @@
+"""Qualities by name: each can be sampled in every process, what is given stays, and what cannot be is refused."""
+
+import pytest
+from shared import random_model
+
+from dit_lab.diffusion import QUALITIES, generate, process_of, quality
+from dit_lab.diffusion.objectives import PROCESSES, objective
+from dit_lab.models import Config
+
+
+@pytest.mark.parametrize("schedule", PROCESSES)
+@pytest.mark.parametrize("name", QUALITIES)
+def test_every_quality_samples_every_process(name, schedule):
+    model = random_model(**objective(schedule))
+    assert generate(model, [1], **quality(name, process_of(model.config))).isfinite().all()
+
+
+def test_the_paper_samples_250_steps_of_ddpm():
+    assert quality("paper", process_of(Config())) == dict(sampler="ddpm", steps=250)
+
+
+def test_what_is_given_stays_and_none_is_not_given():
+    process = process_of(Config())
+    assert quality("draft", process, sampler="ddim", steps=9, cfg_interval=(100, 900)) == dict(
+        sampler="ddim", steps=9, cfg_interval=(100, 900)
+    )
+    assert quality("draft", process, sampler=None, steps=None) == quality("draft", process)
+
+
+def test_what_makes_no_sense_is_refused():
+    process = process_of(Config())
+    with pytest.raises(ValueError, match="there is no quality 'best'; there are draft, good, paper"):
+        quality("best", process)
+    with pytest.raises(ValueError, match="with steps give sampler too"):
+        quality("good", process, steps=9)
+    with pytest.raises(ValueError, match="with sampler give steps too"):
+        quality("good", process, sampler="heun")

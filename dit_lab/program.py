@@ -19,12 +19,12 @@ LESS = {
     "dit_lab train": "take more passes (--accumulate), --checkpointing, --precision bf16 or a smaller model",
     "dit_lab sample": "ask for fewer --labels at once, or take --device cpu",
     "dit_lab evaluate": "take a smaller --batch-size, and --out another folder",
-    "dit_lab encode": "take a smaller --batch-size",
+    **dict.fromkeys(("dit_lab encode", "dit_lab experiment fewer-steps"), "take a smaller --batch-size"),
     "dit_lab convert": "a checkpoint is converted in memory, whole; take a machine with some three times its size",
     "dit_lab count": "ask for a smaller --input-size",
     "dit_lab bench": "take a smaller --batch",
     **dict.fromkeys((f"dit_lab experiment {name}" for name in ("four-blocks", "ladder", "scaling")), FEWER),
-    "dit_lab experiment causal": "ask for fewer --steps",
+    **dict.fromkeys(("dit_lab experiment causal", "dit_lab experiment gallery"), "ask for fewer --steps"),
     "dit_lab experiment spectrum": "ask for fewer --samples",
     "dit_lab.zoo.check": "ask for fewer --samples and --distance-samples",
     "dit_lab.zoo.judge": "take a smaller --size",
@@ -40,7 +40,7 @@ MOST = 300  # letters of a sentence
 KINDS = {
     "INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a name", "{FLOAT FLOAT}": "two numbers",
     "[INT [INT ...]]": "whole numbers", "INT|{INT INT}": "one or two whole numbers",
-    "FLOAT|{[FLOAT [FLOAT ...]]}": "numbers",
+    "FLOAT|{[FLOAT [FLOAT ...]]}": "numbers", "FLOAT FLOAT": "two numbers",
 }  # fmt: skip
 
 

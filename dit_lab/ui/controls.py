@@ -13,7 +13,10 @@ SEED_LIMIT = 2**63
 MAX_STEPS = 1000
 MAX_SCALE = 20.0
 LARGER = 4  # times the trained side is the most that the page draws
-SAMPLER_TITLES = {"ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "heun": "Heun", "dpmpp": "DPM-Solver++"}
+SAMPLER_TITLES = {
+    "ddim": "DDIM", "ddpm": "DDPM", "euler": "Euler", "heun": "Heun", "dpmpp": "DPM-Solver++",
+    "dpmpp3": "DPM-Solver++(3M)", "unipc": "UniPC",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

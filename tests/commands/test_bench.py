@@ -1,45 +1,104 @@
 """The bench: it times what it says, on two models of the same size, in turns."""
 
+import json
 import re
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from shared import random_model, random_udit
 
-from dit_lab.commands.bench import bench_command, inside
-from dit_lab.commands.bench.peers import pair, relative_error
-from dit_lab.commands.bench.timing import alternate
+from dit_lab.commands.bench import bench_command
+from dit_lab.commands.bench import looking as inside
+from dit_lab.commands.bench.contestants import SCALE, diffusers_model, diffusers_step, original_model, ours
+from dit_lab.commands.bench.loading import bench_load, parts, read
+from dit_lab.commands.bench.report import compete
+from dit_lab.commands.bench.sampling import inputs, relative_error
+from dit_lab.commands.bench.timing import race, timing
 from dit_lab.inside import record
 from dit_lab.models import preset
 
-
-def test_both_sides_are_the_same_model_up_to_diffusers_copies_of_its_embedders():
-    """diffusers repeats the timestep and label embedder in every block; without the copies the counts agree."""
-    ours, theirs = pair(preset("DiT-S/8"), torch.device("cpu"))
-    count = lambda model: sum(p.numel() for p in model.parameters())
-    embedders = count(theirs.transformer_blocks[0].norm1.emb)
-    table = ours.positions.numel() if ours.positions.requires_grad else 0
-    assert count(ours) - table == count(theirs) - (len(theirs.transformer_blocks) - 1) * embedders
-    assert not any((p == 0).all() for model in (ours, theirs) for p in model.parameters())
+ALONE = torch.device("cpu")
+PEAKS = {torch.float32: 1e12, torch.bfloat16: 2e12}
 
 
-def test_the_two_take_turns_and_warm_up_rounds_do_not_count():
+def test_contestants_take_turns_and_warm_up_rounds_do_not_count():
     calls = []
-    alternate(lambda: calls.append("theirs"), lambda: calls.append("ours"), 3, torch.device("cpu"))
+    times = race({name: lambda name=name: calls.append(name) for name in ("theirs", "ours")}, 3, ALONE)
     assert calls == ["theirs", "ours"] * 3
+    assert all(took.low == took.median == took.high for took in times.values())  # one turn counted
 
 
-def test_the_table_has_a_forward_and_a_training_step_with_their_ratios(capsys):
-    bench_command(models=("DiT-S/8",), batch=1, rounds=3)
-    out = capsys.readouterr().out
-    for what in ("DiT-S/8 forward, fp32", "DiT-S/8 training step, fp32"):
-        theirs, ours, ratio = map(float, re.search(rf"{what} +(\d+) ms +(\d+) ms +([\d.]+)x", out).groups())
-        assert ratio > 0 and (ours == 0 or theirs / ours == pytest.approx(ratio, rel=0.5))
-    theirs, ours, times = map(
-        float, re.search(r"U-DiT-S folded forward, fp32 +(\d+) ms +(\d+) ms +([\d.]+)x", out).groups()
-    )
-    assert ours / theirs == pytest.approx(times, rel=0.1)
-    assert "bf16" in out
+def test_the_spread_is_that_of_the_quartiles():
+    assert timing([4.0, 1.0, 3.0, 2.0, 5.0]) == (3.0, 2.0, 4.0)
+
+
+def test_diffusers_network_with_our_weights_is_ours():
+    model = ours(preset("DiT-nano/4"), ALONE)
+    assert not any((parameter == 0).all() for parameter in model.parameters())
+    x, t, y = inputs(model.config, 2, ALONE)
+    with torch.no_grad():
+        theirs = diffusers_model(model)(x, timestep=t, class_labels=y).sample
+        assert relative_error(theirs, model(x, t, y)) < 1e-5
+
+
+def test_a_guided_step_of_diffusers_is_ddims():
+    """x_t to x_{t-1} by equation 12 of DDIM, from its network's two halves mixed."""
+    model = ours(preset("DiT-nano/4"), ALONE)
+    x, _, y = inputs(model.config, 2, ALONE)
+    scheduler = DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=False)
+    scheduler.set_timesteps(50)
+    time = scheduler.timesteps[20]
+    t, null = torch.full((2,), int(time)), torch.full((2,), model.config.num_classes)
+    with torch.no_grad():
+        cond, uncond = (model(x, t, labels)[:, :4] for labels in (y, null))
+        stepped = diffusers_step(diffusers_model(model), x, y)()
+    a, b = scheduler.alphas_cumprod[time], scheduler.alphas_cumprod[time - 20]
+    eps = uncond + SCALE * (cond - uncond)
+    expected = b.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
+    assert relative_error(stepped, expected) < 1e-4
+
+
+@pytest.mark.parametrize("what", ["forward", "sample"])
+def test_a_bench_has_a_line_a_contestant_with_ratio_share_and_error(what, tmp_path, capsys):
+    bench_command(what, models=("DiT-nano/8",), batch=1, rounds=3, out=tmp_path)
+    told, kept = capsys.readouterr().out, json.loads((tmp_path / f"bench-{what}.json").read_text())
+    lines = [line for line in kept["lines"] if line["work"].startswith("DiT-nano/8")]
+    assert {line["who"] for line in lines} >= {"diffusers, fp32", "dit_lab, fp32", "dit_lab, fast, bf16"}
+    assert "peak of bfloat16 matrix products" in told
+    for line in lines:
+        assert line["ratio"] == pytest.approx(lines[0]["median"] / line["median"])
+        assert line["share"] > 0 and line["low"] <= line["median"] <= line["high"]
+        assert line["error"] < (1e-5 if "fp32" in line["who"] else 0.02)
+    page = (tmp_path / f"bench-{what}.md").read_text()
+    assert page.count("\n| ") == len(kept["lines"]) + 2 * len({line["work"] for line in kept["lines"]})
+
+
+def test_a_contestant_that_fails_says_why_and_the_others_go_on(capsys):
+    def fails():
+        raise RuntimeError("no such kernel")
+
+    failed, works = compete("work", {"theirs": fails, "ours": lambda: None}, 3, ALONE)
+    assert failed.why == "RuntimeError: no such kernel" and failed.median is None
+    assert works.median is not None and works.ratio is None
+    assert "no such kernel" in capsys.readouterr().out
+
+
+def test_an_original_that_is_none_is_told(tmp_path):
+    with pytest.raises(ValueError, match="is no checkout of facebookresearch/DiT: it has no models"):
+        original_model(ours(preset("DiT-nano/8"), ALONE), tmp_path)
+
+
+def test_what_is_timed_of_loading_reads_every_byte(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(3))
+    assert parts(tmp_path) == [tmp_path / "a"] and parts(tmp_path / "a") == [tmp_path / "a"]
+    read(tmp_path)
+
+
+def test_loading_is_held_against_its_bytes(capsys):
+    lines = bench_load("DiT-nano/8", 3, ALONE)
+    assert [line.who for line in lines] == ["its bytes alone", "load"] * 3
+    assert capsys.readouterr().out.count("most memory") == 3
 
 
 def test_the_relative_error_is_of_norms():
@@ -54,9 +113,9 @@ def told_of(row, line):
 
 
 def test_inside_has_a_row_for_each_look_with_its_time_over_what_it_is_measured_against(capsys):
-    bench_command("inside", models=("DiT-nano/4",), rounds=3)
+    bench_command("look", models=("DiT-nano/4",), rounds=3)
     about, head, *lines = capsys.readouterr().out.splitlines()
-    assert about.startswith("one sample, 3 rounds") and head.split()[0] == "DiT-nano/4"
+    assert "rounds: 3; one sample" in about and head.split()[0] == "DiT-nano/4"
     for row, line in zip(inside.ROWS, lines, strict=True):
         base, look, ratio, over = told_of(row, line)
         assert look / base == pytest.approx(ratio, rel=0.2, abs=0.1)
@@ -77,7 +136,7 @@ def test_a_look_that_a_model_does_not_have_says_why_in_its_row(capsys):
     assert line.split(maxsplit=2) == ["guidance", "field", "a model without classes has no unconditional half"]
 
 
-@pytest.mark.parametrize("arguments", [["outside"], ["inside", "--models", "nothing-of-the-kind"]])
+@pytest.mark.parametrize("arguments", [["outside"], ["look", "--models", "nothing-of-the-kind"]])
 def test_what_the_bench_does_not_know_is_one_sentence(arguments, command):
     code, out, told = command("bench", *arguments)
     assert code == 2 and not out and "Traceback" not in told and repr(arguments[-1]) in told.replace('"', "'")

@@ -49,7 +49,8 @@ def test_every_command_is_there_and_shows_its_options(command):
 def test_an_experiment_is_named_after_the_word(command):
     code, said, _ = command("experiment")
     assert code == 0 and all(
-        f"  {name} " in said for name in ("four-blocks", "ladder", "scaling", "causal", "spectrum")
+        f"  {name} " in said
+        for name in ("four-blocks", "ladder", "scaling", "causal", "fewer-steps", "gallery", "spectrum")
     )
     code, _, complaint = command("experiment", "four_blocks")
     assert code == 2 and complaint.count("\n") == 1

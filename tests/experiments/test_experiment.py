@@ -90,7 +90,7 @@ def test_every_experiment_has_its_command_and_its_files_under_its_name(whole):
     page = (whole[0] / "results.md").read_text()
     assert page.startswith("# One\n") and "written by python -m dit_lab experiment one -->\n1 run\n" in page
     kinds = {kind.name: kind for kind in (FourBlocks, Ladder, Scaling)}
-    assert kinds.keys() | {"causal", "spectrum"} == EXPERIMENTS.keys()
+    assert kinds.keys() | {"causal", "fewer-steps", "gallery", "spectrum"} == EXPERIMENTS.keys()
     for name, kind in kinds.items():
         results = ROOT / Kept.named(kind.files).results
         assert results.is_file() and kind.command() == f"python -m dit_lab experiment {name}"

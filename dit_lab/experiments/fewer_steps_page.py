@@ -1,0 +1,112 @@
+"""What came of `fewer_steps`, told: the time of each way on one core, a table a model, a figure."""
+
+from functools import partial
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from dit_lab.checkpoints import load
+from dit_lab.commands.bench.timing import race
+from dit_lab.diffusion import generate
+from dit_lab.experiments.page import save_figure, spelt, write_page
+from dit_lab.experiments.reuse import Reusing
+from dit_lab.experiments.ways import HELD_OUT, INTERVAL, Way, options_of
+from dit_lab.inside.plots import CATEGORIES, panels
+from dit_lab.models import fast
+
+COMMAND = "python -m dit_lab experiment fewer-steps"
+PICTURES = 8
+COLOURS = *CATEGORIES, "#56b4e9", "#e69f00"
+TITLE = "Fewer forwards: which way of sampling gives good pictures soonest?"
+FAMILIES = {
+    "DDPM": "ddpm", "DDIM": "ddim", "Heun": "heun", "DPM-Solver++(2M)": "dpmpp", "DPM-Solver++(3M)": "dpmpp3",
+    "UniPC": "unipc",
+}  # fmt: skip
+
+
+def timed(name: str, table: dict, asked: list[Way], turns: int) -> None:
+    """Seconds of `PICTURES` guided pictures of each way that the table lacks, on one core, taking turns."""
+    there = {(row["model"], row["way"]) for row in table["times"]}
+    missing = {str(way): way for way in asked if (name, str(way)) not in there and not way.searched}
+    if not missing:
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = fast(load(name).model, precision=table["settings"]["precision"])
+        labels = [number % model.config.num_classes for number in range(PICTURES)]
+        call = lambda way: partial(
+            generate, Reusing(model, way.every, way.order), labels,
+            **options_of(way, way.steps, table["settings"]["cfg_scale"]),
+        )  # fmt: skip
+        seconds = race({key: call(way) for key, way in missing.items()}, turns + 2, torch.device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    rows = [dict(model=name, way=key, seconds=timing.median) for key, timing in seconds.items()]
+    table["times"].extend(rows)
+
+
+def tell(table: dict, results: Path) -> None:
+    """Write the page and the figure beside the results."""
+    save_figure(figure(table), results.with_suffix(".png"))
+    write_page(results.with_suffix(".md"), TITLE, COMMAND, page(table))
+
+
+def page(table: dict) -> str:
+    """A table a model: its ways from the fewest passes to the most, and what a reader must know beside it."""
+    settings, parts = table["settings"], []
+    for name in dict.fromkeys(row["model"] for row in table["rows"]):
+        floor = table["floors"][name]
+        parts += [f"## {name}\n", f"As many real test pictures are at {floor:.2f}.\n", *rows_of(name, table), ""]
+    seeds = sorted({row["seed"] for row in table["rows"]})
+    parts.append(
+        f"Guidance {settings['cfg_scale']:g}; {settings['samples']:,} pictures a seed, seeds "
+        f"{', '.join(map(str, seeds))} (mean ± half the range); precision {settings['precision']}. The Fréchet "
+        f"distance is that of the project's own classifier to all test pictures but the first {HELD_OUT:,}; so few "
+        "samples make it too large, by as much in all rows. A pass is a picture once through the network: guidance "
+        "takes two a step. "
+        f"An interval is guidance between timesteps {INTERVAL[0]:g} and {INTERVAL[1]:g} only. Seconds are those of "
+        f"{PICTURES} guided pictures on one core."
+    )
+    return "\n".join(parts)
+
+
+def rows_of(name: str, table: dict) -> list[str]:
+    """The rows of one model."""
+    lines = ["| way | passes | Fréchet distance | seen as asked | seconds |", "| --- | --- | --- | --- | --- |"]
+    seconds = {row["way"]: f"{row['seconds']:.3f}" for row in table["times"] if row["model"] == name}
+    grouped = by_way(name, table)
+    for way, runs in sorted(grouped.items(), key=lambda item: item[1][0]["passes"]):
+        time = seconds.get(way, seconds.get(way.removesuffix(", searched"), "–"))  # other timesteps take no other time
+        judged = f"{spelt(runs, 'frechet', '.2f')} | {spelt(runs, 'agreement', '.1%')}"
+        lines.append(f"| {way} | {runs[0]['passes']:.0f} | {judged} | {time} |")
+    return lines
+
+
+def by_way(name: str, table: dict) -> dict[str, list[dict]]:
+    """The runs of one model by way, in the order in which they came."""
+    mine = [row for row in table["rows"] if row["model"] == name]
+    return {way: [row for row in mine if row["way"] == way] for way in dict.fromkeys(row["way"] for row in mine)}
+
+
+def figure(table: dict):
+    """Distance against passes, a panel a model: a line a solver, crosses the best of what spares or reuses steps."""
+    names = list(dict.fromkeys(row["model"] for row in table["rows"]))
+    drawn, axes = panels(1, len(names), 3.4, grid=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        grouped = by_way(name, table)
+        point = lambda runs: (runs[0]["passes"], mean(run["frechet"] for run in runs))
+        for (title, sampler), colour in zip(FAMILIES.items(), COLOURS, strict=True):
+            mine = {way: runs for way, runs in grouped.items() if way.split()[0] == sampler}
+            plain = sorted(point(runs) for way, runs in mine.items() if "," not in way)
+            axis.plot(*zip(*plain, strict=True), "o-", color=colour, label=title, linewidth=1, markersize=3)
+            for marker, word in {"x": "interval", "+": "every", "*": "searched"}.items():
+                others = [point(runs) for way, runs in mine.items() if word in way]
+                axis.plot(*(zip(*others, strict=True) if others else ([], [])), marker, color=colour, markersize=5)
+        axis.axhline(table["floors"][name], color="grey", linewidth=0.8, linestyle=":")
+        axis.set(title=name, xscale="log", yscale="log", xlabel="passes a picture", ylabel="Fréchet distance")
+        axis.grid(alpha=0.3, which="both")
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    drawn.suptitle("Quality against passes (dots: even steps; x: guidance interval, +: forecasts, *: searched steps)")
+    return drawn

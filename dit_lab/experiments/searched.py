@@ -1,0 +1,79 @@
+"""Timesteps searched for a model: where few steps do best is looked for by trying, on noises that judge nothing.
+
+Coordinate descent on the error of the final x0 against many steps from the same noise. Published searches tune a
+solver's coefficients as well (ICoD and others); here it is the timesteps alone, which are its most valuable part.
+"""
+
+import torch
+
+from dit_lab.diffusion import Process, generate, process_of
+from dit_lab.diffusion.solvers import log_snr
+
+NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged
+REFERENCE = 200
+ROUNDS = 3
+MOVES = -0.5, -0.25, 0.25, 0.5  # of the way to the neighbour
+
+
+def searched(model, sampler: str, steps: int, rounds: int = ROUNDS, **options) -> tuple[list[int], float, float]:
+    """Timesteps of a walk of `steps`, noisiest first, its error, and that of even steps; `options` are `sample`'s.
+
+    It begins at the best of a few known spacings: even, quadratic, even in log SNR, EDM's.
+    """
+    labels = [number % model.config.num_classes for number in range(NOISES)]
+    draw = lambda walk: generate(model, labels, sampler=sampler, seed=SEED, steps=walk, **options)
+    goal = draw(REFERENCE)
+    tried: dict[tuple, float] = {}
+
+    def error(timesteps) -> float:
+        if (key := tuple(timesteps)) not in tried:
+            tried[key] = (draw(list(key)) - goal).square().mean().sqrt().item()
+        return tried[key]
+
+    even = (draw(steps) - goal).square().mean().sqrt().item()
+    best = min(spacings(process_of(model.config), steps), key=error)
+    for _ in range(rounds):
+        before = best
+        for place in range(1, steps):
+            best = min([best, *moved(best, place)], key=error)
+        if best == before:
+            break
+    return best, error(best), even
+
+
+def moved(timesteps: list[int], place: int) -> list[list[int]]:
+    """The same timesteps with one of them moved towards either neighbour, the noisiest staying where it is."""
+    below = timesteps[place + 1] if place + 1 < len(timesteps) else 0
+    found = []
+    for share in MOVES:
+        room = timesteps[place - 1] - timesteps[place] if share > 0 else timesteps[place] - below
+        there = timesteps[place] + round(share * room)
+        if below < there < timesteps[place - 1]:
+            found.append([*timesteps[:place], there, *timesteps[place + 1 :]])
+    return found
+
+
+def spacings(process: Process, steps: int) -> list[list[int]]:
+    """Known ways to spread `steps` timesteps over a diffusion, each noisiest first: none is the clean picture's."""
+    last = len(process.timesteps) - 1
+    levels = torch.tensor([log_snr(process, i) for i in range(last + 1)], dtype=torch.float64)
+    nearest = lambda wanted: [int((levels - each).abs().argmin()) for each in wanted]
+    share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[:-1]
+    low, high = (-levels[[last, 0]]).exp()  # noise over signal, as EDM has it
+    edm = (low ** (1 / 7) + share * steps / max(steps - 1, 1) * (high ** (1 / 7) - low ** (1 / 7))) ** 7
+    made = [
+        [round(float(last * (1 - s))) for s in share],
+        [round(float(last * (1 - s) ** 2)) for s in share],
+        nearest(levels[last] + share * (levels[max(last // 100, 1)] - levels[last])),
+        nearest(-edm.log()),
+    ]
+    return [falling(each) for each in made]
+
+
+def falling(timesteps: list[int]) -> list[int]:
+    """The same, pushed apart where two are one, and none below 1."""
+    made = [*timesteps]
+    for place in reversed(range(len(made))):
+        after = made[place + 1] if place + 1 < len(made) else 0
+        made[place] = max(made[place], after + 1)
+    return made

@@ -1,0 +1,120 @@
+"""Fewer steps: forecasts are exact where they can be, searched timesteps are never worse, and results go on."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from shared import random_model
+
+from dit_lab.data import Images
+from dit_lab.diffusion import generate
+from dit_lab.experiments import fewer_steps
+from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real
+from dit_lab.experiments.reuse import Reusing, computed, forecast
+from dit_lab.experiments.searched import searched, spacings
+from dit_lab.experiments.ways import Way, ways
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_forecast_is_exact_for_polynomials_of_its_order(order):
+    curve = lambda number: torch.full((1, 1, 2, 2), float(sum((number / 3) ** power for power in range(order + 1))))
+    seen = [(number, curve(number)) for number in (9, 7, 4)[: order + 1]]
+    torch.testing.assert_close(forecast(seen, 11), curve(11))
+    if order:
+        assert not torch.allclose(forecast(seen[:order], 11), curve(11))
+
+
+def test_with_every_step_computed_nothing_changes_but_that_it_is_counted():
+    model = random_model()
+    counting = Reusing(model)
+    options = dict(steps=5, sampler="unipc", cfg_scale=2.0)
+    assert torch.equal(generate(counting, [1, 2], **options), generate(model, [1, 2], **options))
+    assert counting.asked == 5 * 2 * 2
+
+
+def test_skipped_steps_do_not_ask_the_network():
+    model, calls = random_model(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    generate(Reusing(model, every=3, order=1), [1], steps=12)
+    assert len(calls) == sum(computed(number, 12, 3, 1) for number in range(12)) == 6
+
+
+def test_where_guidance_begins_or_ends_the_network_is_asked_anew():
+    model = random_model()
+    reusing = Reusing(model, every=5, order=0)
+    generate(reusing, [1, 2], steps=10, cfg_scale=2.0, cfg_interval=(300, 700))
+    assert reusing.asked > 0
+
+
+def test_searched_timesteps_are_no_worse_than_even_ones(monkeypatch):
+    monkeypatch.setattr("dit_lab.experiments.searched.NOISES", 2)
+    monkeypatch.setattr("dit_lab.experiments.searched.REFERENCE", 20)
+    model = random_model()
+    found, error, even = searched(model, "dpmpp", 4, rounds=1)
+    assert len(found) == 4 and found == sorted(found, reverse=True) and found[-1] > 0
+    assert error <= even
+    again = generate(model, [0, 1], sampler="dpmpp", steps=found)
+    assert again.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 10, 50])
+def test_known_spacings_fall_and_can_be_walked(steps):
+    model = random_model()
+    from dit_lab.diffusion import process_of
+
+    for made in spacings(process_of(model.config), steps):
+        assert len(made) == steps and all(high > low for high, low in zip(made, made[1:], strict=False))
+        assert made[-1] > 0 and made[0] == 999
+
+
+def test_every_way_has_a_name_of_its_own():
+    found = ways((4, 14, 20))
+    assert len({str(way) for way in found}) == len(found)
+    assert str(Way("dpmpp", 14, every=2, order=1)) == "dpmpp 14, every 2, order 1"
+
+
+def few(monkeypatch, tmp_path, **options):
+    """A run of two ways on noise that stands for test pictures."""
+    chosen = [Way("ddim", 3), Way("dpmpp", 4, searched=True)]
+    monkeypatch.setattr(fewer_steps, "ways", lambda budgets: chosen)
+    monkeypatch.setattr(fewer_steps, "HELD_OUT", 130)
+    monkeypatch.setattr(fewer_steps, "searched", lambda *_, **__: ([999, 700, 300, 50], 0.1, 0.2))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), dtype=np.uint8)
+    images = Images(pixels, np.arange(300) % 10, [str(number) for number in range(10)])
+    monkeypatch.setattr(fewer_steps, "real", lambda *_: images)
+    monkeypatch.setattr(fewer_steps, "judge_for", lambda *_: (classifier(), ""))
+    about = dict(models=("mnist",), seeds=(1,), samples=20, batch_size=10, turns=1, device="cpu")
+    fewer_steps_command(**about | options, out=tmp_path / "runs", results=tmp_path / "fewer.json")
+    return json.loads((tmp_path / "fewer.json").read_text())
+
+
+def classifier():
+    """A judge of no training."""
+    from dit_lab.evaluation import Classifier
+
+    torch.manual_seed(0)
+    return Classifier(1, (28, 28), 10).eval()
+
+
+def test_results_are_kept_told_and_gone_on_with(monkeypatch, tmp_path):
+    first = few(monkeypatch, tmp_path)
+    assert [row["way"] for row in first["rows"]] == ["ddim 3", "dpmpp 4, searched"]
+    assert [row["passes"] for row in first["rows"]] == [6, 8] and len(first["times"]) == 1
+    page = (tmp_path / "fewer.md").read_text()
+    assert "| ddim 3 | 6 |" in page and "| dpmpp 4, searched | 8 |" in page and (tmp_path / "fewer.png").is_file()
+    more = few(monkeypatch, tmp_path, seeds=(1, 2))
+    assert more["rows"][:2] == first["rows"] and len(more["rows"]) == 4
+    with pytest.raises(ValueError, match="was made with another samples"):
+        few(monkeypatch, tmp_path, samples=30)
+
+
+def test_results_that_are_none_and_unknown_models_are_refused(tmp_path):
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds no results of this"):
+        opened(tmp_path / "other.json", {})
+    with pytest.raises(ValueError, match="models must be of mnist, cifar10, mnist_udit, not sheep"):
+        fewer_steps_command(models=("sheep",), results=tmp_path / "new.json")
+    (tmp_path / "mnist.npz").write_bytes(b"no pictures")
+    with pytest.raises(ValueError, match="holds no test pictures"):
+        real("mnist", tmp_path, tmp_path)

@@ -1,5 +1,6 @@
 """From a file to a ready model: seconds against reading the file's bytes alone, and the most memory taken."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -59,5 +60,8 @@ def read(path: Path) -> None:
 def most_memory(code: str) -> int:
     """The most bytes that a fresh Python process takes while it runs `code`."""
     told = f"{code}\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    out = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout
+    found = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
+    }  # also of a package not installed
+    out = subprocess.run([sys.executable, "-c", told], env=found, capture_output=True, text=True, check=True).stdout
     return int(out.split()[-1]) * UNIT

@@ -60,8 +60,6 @@ def read(path: Path) -> None:
 def most_memory(code: str) -> int:
     """The most bytes that a fresh Python process takes while it runs `code`."""
     told = f"{code}\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    found = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
-    }  # also of a package not installed
+    found = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # also of a package not installed
     out = subprocess.run([sys.executable, "-c", told], env=found, capture_output=True, text=True, check=True).stdout
     return int(out.split()[-1]) * UNIT

@@ -1,17 +1,17 @@
 """How good, and so how soon: three ways of sampling by name, for who does not want to choose a sampler and its steps.
 
-The values are provisional until `docs/results/fewer_steps.md` has been run; nothing here is measured yet.
+The values are provisional until `experiment fewer-steps` has been run; nothing here is measured yet.
 """
 
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.process import Process
 from dit_lab.program import quoted
 
-# By process: a diffusion's, and a flow's, which has no ancestral step; `paper` is 250 steps of DDPM, as DiT samples.
+# `paper` is 250 steps of DDPM, as DiT samples; a flow has no ancestral step, and takes as many of Euler's.
 QUALITIES = {
-    "draft": {"diffusion": dict(sampler="unipc", steps=6), "flow": dict(sampler="unipc", steps=6)},
-    "good": {"diffusion": dict(sampler="dpmpp", steps=14), "flow": dict(sampler="dpmpp", steps=14)},
-    "paper": {"diffusion": dict(sampler="ddpm", steps=250), "flow": dict(sampler="euler", steps=250)},
+    "draft": dict(sampler="unipc", steps=6),
+    "good": dict(sampler="dpmpp", steps=14),
+    "paper": dict(sampler="ddpm", steps=250),
 }
 
 
@@ -27,4 +27,7 @@ def quality(name: str, process: Process, **given) -> dict:
     if ("sampler" in given) != ("steps" in given):
         there, lacking = ("sampler", "steps") if "sampler" in given else ("steps", "sampler")
         raise ValueError(f"quality names a sampler and its steps: with {there} give {lacking} too, or leave out both")
-    return QUALITIES[name]["diffusion" if isinstance(process, Diffusion) else "flow"] | given
+    named = dict(QUALITIES[name])
+    if named["sampler"] == "ddpm" and not isinstance(process, Diffusion):
+        named["sampler"] = "euler"
+    return named | given

@@ -163,12 +163,15 @@ def is_versions(value) -> bool:
     return isinstance(value, list) and all(map(fits, value))
 
 
-def draw(model, count: int, steps: int, cfg_scale: float, decode=lambda latents: latents):
-    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed k: `-> (b c h w, b)`.
+def draw(
+    model, count: int, steps, cfg_scale: float, decode=lambda latents: latents, *, batch_size=BATCH, seed=0, **options
+):
+    """`count` samples with the labels 0, 1, 2 … in turn, batch k from seed `seed` + k: `-> (b c h w, b)`.
 
-    `decode` makes pictures of what the model denoises, where those are not pictures yet.
+    `decode` makes pictures of what the model denoises, where those are not pictures yet; `options` are `sample`'s.
     """
     labels = torch.arange(count) % model.config.num_classes
-    batches = tqdm(labels.split(BATCH), desc=f"{count} samples", unit="batch", mininterval=1)
-    one = lambda y, seed: decode(generate(model, y.tolist(), steps=steps, cfg_scale=cfg_scale, seed=seed))
-    return torch.cat([one(y, seed) for seed, y in enumerate(batches)]).clamp(-1, 1), labels
+    batches = tqdm(labels.split(batch_size), desc=f"{count} samples", unit="batch", mininterval=1)
+    options = dict(steps=steps, cfg_scale=cfg_scale) | options
+    one = lambda y, number: decode(generate(model, y.tolist(), seed=number, **options))
+    return torch.cat([one(y, number) for number, y in enumerate(batches, seed)]).clamp(-1, 1), labels

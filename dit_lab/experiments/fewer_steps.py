@@ -12,8 +12,7 @@ import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.data import Images, open_data, picture_codec
-from dit_lab.diffusion import generate
-from dit_lab.evaluation import Classifier, agreement, frechet_distance, judge, judge_for
+from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.experiments.fewer_steps_page import tell, timed
 from dit_lab.experiments.kept import NAME, NUMBER, STEP, check_settings, is_object, is_objects
 from dit_lab.experiments.reuse import Reusing
@@ -108,8 +107,7 @@ def measured(name: str, table: dict, results: Path, images: Images, asked: list[
         if (name, str(way), seed) in there:
             continue
         steps = timesteps(name, model, way, table)
-        drawn, passes = pictures(model, way, steps, settings, seed, codec.decode)
-        labels = torch.arange(len(drawn)) % model.config.num_classes
+        drawn, labels, passes = pictures(model, way, steps, settings, seed, codec.decode)
         seen, features = looked(classifier, drawn, device)
         row = dict(frechet=frechet_distance(features, goal), agreement=agreement(seen, labels), passes=passes)
         table["rows"].append(dict(model=name, way=str(way), seed=seed) | row)
@@ -121,7 +119,7 @@ def judging(images: Images, samples: int, device) -> tuple[Classifier, torch.Ten
     """The classifier, its features of the test pictures to compare with, and the distance of as many others to them."""
     no_training = lambda: images  # never asked: a judge for each of these sets ships
     classifier = judge_for(images, "test", no_training, Path())[0].to(device)
-    features = looked(classifier, images.batch(range(len(images)))[0], device)[1]
+    features = looked(classifier, everything(images), device)[1]
     floor = frechet_distance(features[: min(samples, HELD_OUT)], features[HELD_OUT:])
     return classifier, features[HELD_OUT:], floor
 
@@ -146,12 +144,10 @@ def timesteps(name: str, model, way: Way, table: dict) -> int | list[int]:
     return found
 
 
-def pictures(model, way: Way, steps, settings: dict, seed: int, decode) -> tuple[torch.Tensor, float]:
-    """Samples of a way, `n c h w` in [-1, 1], and how often a picture went through the network, in either half."""
-    counting, drawn = Reusing(model, way.every, way.order), []
-    labels = torch.arange(settings["samples"]) % model.config.num_classes
-    for number, part in enumerate(labels.split(settings["batch_size"])):
-        options = options_of(way, steps, settings["cfg_scale"])
-        final = generate(counting, part.tolist(), seed=1000 * seed + number, **options)
-        drawn.append(decode(final).float().clamp(-1, 1).cpu())
-    return torch.cat(drawn), counting.asked / len(labels)
+def pictures(model, way: Way, steps, settings: dict, seed: int, decode) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Samples of a way, `n c h w` in [-1, 1], their labels, `n`, and how often a picture went through the network."""
+    counting, options = Reusing(model, way.every, way.order), options_of(way, steps, settings["cfg_scale"])
+    plain = lambda final: decode(final).float().cpu()
+    about = dict(batch_size=settings["batch_size"], seed=1000 * seed)
+    drawn, labels = draw(counting, settings["samples"], decode=plain, **about, **options)
+    return drawn, labels, counting.asked / len(labels)

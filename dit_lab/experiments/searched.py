@@ -8,6 +8,7 @@ import torch
 
 from dit_lab.diffusion import Process, generate, process_of
 from dit_lab.diffusion.solvers import log_snr
+from dit_lab.inside.causal import rms
 
 NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged
 REFERENCE = 200
@@ -27,10 +28,10 @@ def searched(model, sampler: str, steps: int, rounds: int = ROUNDS, **options) -
 
     def error(timesteps) -> float:
         if (key := tuple(timesteps)) not in tried:
-            tried[key] = (draw(list(key)) - goal).square().mean().sqrt().item()
+            tried[key] = rms(draw(list(key)) - goal).item()
         return tried[key]
 
-    even = (draw(steps) - goal).square().mean().sqrt().item()
+    even = rms(draw(steps) - goal).item()
     best = min(spacings(process_of(model.config), steps), key=error)
     for _ in range(rounds):
         before = best

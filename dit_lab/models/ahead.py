@@ -69,8 +69,7 @@ class Ahead:
         row = sum(dtype.itemsize * count for dtype, count in self.widths.items())
         if self.looking is None or len(t) * len(y) * row > MOST_BYTES.get(y.device.type, MOST_BYTES["cpu"]):
             return self.asking(self.plain, lambda t, y: y)
-        times, count = t.float().sort().values, len(y)
-        order = t.float().argsort()
+        (times, order), count = t.float().sort(), len(y)
         tables = self.tables(repeat(t[order], "s -> (s l)", l=count), repeat(y, "l -> (s l)", s=len(t)))
         between = (times[1:] + times[:-1]) / 2
         slots = torch.zeros(self.model.config.labels, dtype=torch.int64, device=y.device)

@@ -1,5 +1,8 @@
 """Where a model computes, and whether in half the bits: what is there, and what the machine is fast in."""
 
+import time
+from collections.abc import Callable, Iterable
+
 import torch
 
 from dit_lab.program import quoted
@@ -31,3 +34,33 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     # x86's names for it, and ARM's.
     able = torch.cpu.get_capabilities()
     return device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def clocked(call: Callable, device: torch.device) -> float:
+    """Seconds that a call takes, to its end on the device."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    wait(device)
+    start = time.perf_counter()
+    call()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def in_turns(clock: Callable, names: Iterable[str], turns: int, patience: float) -> dict[str, list[float]]:
+    """`clock(name)`, seconds, of each over some `turns` after one to warm up, which does not count.
+
+    Once `patience`, in seconds, is over no further turn begins; one is always taken.
+    """
+    seconds, begun = {name: [] for name in names}, time.perf_counter()
+    for turn in range(turns + 1):
+        for name, spent in seconds.items():
+            spent.append(clock(name))
+        if turn and time.perf_counter() - begun > patience:
+            break
+    return {name: spent[1:] for name, spent in seconds.items()}
+
+
+def fastest(seconds: dict[str, float], worth: float) -> str:
+    """The precision of the fewest seconds: fp32 unless another is `worth` so many times as fast, not by chance."""
+    best = min(seconds, key=seconds.get)
+    return best if seconds[best] * worth < seconds["fp32"] else "fp32"

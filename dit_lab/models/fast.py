@@ -4,9 +4,7 @@
 before the loop, and, where asked, whether a compiler takes it over.
 """
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
@@ -15,6 +13,7 @@ from torch import nn
 
 from dit_lab.models.ahead import Ahead, twin
 from dit_lab.models.compiling import check_compiler
+from dit_lab.models.devices import clocked, fastest, in_turns, uses_bf16
 from dit_lab.models.packed import halve, packs
 from dit_lab.models.udit import fold
 from dit_lab.program import quoted
@@ -56,19 +55,20 @@ def fast(model: nn.Module, *, precision: PRECISION = "auto", compile: bool = Fal
     """
     if precision not in (*DTYPES, "auto"):
         raise ValueError(f"precision must be auto, {', '.join(DTYPES)}, not {quoted(precision)}")
-    device = next(model.parameters()).device
+    device = device_of(model)
+    if device.type == "cpu" and precision == "fp16" and not packs(torch.float16):
+        raise ValueError("this CPU does not compute in fp16: take bf16, fp32 or auto")
+    if compile:
+        check_compiler(device)
     folds = getattr(model.config, "mlp", None) == "reparameterised"
     plain = twin(fold(model) if folds else model).eval()
-    check_precision(precision, device)
     made = {"fp32": plain} if precision in ("auto", "fp32") else {}
     for name in halves(device) if precision == "auto" else [precision] if precision != "fp32" else []:
         made[name] = half(plain, DTYPES[name], packed=True)
     seconds = timed(made, batch, size) if len(made) > 1 else {}
-    chosen = choice(seconds) if seconds else next(iter(made))
-    if compile:
-        check_compiler(device)
-        # The compiler lays weights out by itself.
-        made[chosen] = plain if chosen == "fp32" else half(plain, DTYPES[chosen], packed=False)
+    chosen = fastest(seconds, WORTH) if seconds else next(iter(made))
+    if compile and chosen != "fp32":  # the compiler lays weights out by itself
+        made[chosen] = half(plain, DTYPES[chosen], packed=False)
     model = made[chosen]
     model.speed = Speed(chosen, compile, folds, batch, seconds)
     if compile or chosen != "fp32":
@@ -76,57 +76,31 @@ def fast(model: nn.Module, *, precision: PRECISION = "auto", compile: bool = Fal
     return model
 
 
-def choice(seconds: dict[str, float]) -> str:
-    """The precision that is fastest, by its seconds a forward: fp32 unless another is so by more than chance."""
-    best = min(seconds, key=seconds.get)
-    return best if seconds[best] * WORTH < seconds["fp32"] else "fp32"
-
-
 def half(model: nn.Module, dtype: torch.dtype, packed: bool) -> nn.Module:
     """A twin of a model whose blocks compute in `dtype`, their linears `packed` where there are kernels for it."""
     made = twin(model)
-    halve(made, dtype, packed and next(model.parameters()).device.type == "cpu" and packs(dtype))
+    halve(made, dtype, packed and device_of(model).type == "cpu" and packs(dtype))
     return made
 
 
 def halves(device: torch.device) -> list[str]:
     """The half precisions that are worth trying on a device: those that it computes in, bf16 first."""
     if device.type == "cuda":
-        return ["bf16"] if torch.cuda.is_bf16_supported(including_emulation=False) else ["fp16"]
+        return ["bf16" if uses_bf16("auto", device) else "fp16"]
     return ["bf16"] if device.type == "mps" or packs(torch.bfloat16) else []
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Raise ValueError on a precision that a device has no products in."""
-    if device.type == "cpu" and precision == "fp16" and not packs(torch.float16):
-        raise ValueError("this CPU does not compute in fp16: take bf16, fp32 or auto")
 
 
 @torch.no_grad()
 def timed(models: dict[str, nn.Module], batch: int, size=None) -> dict[str, float]:
     """Seconds of a forward of each model, the median of a few, taking turns after one to warm up."""
-    config, device = next(iter(models.values())).config, next(next(iter(models.values())).parameters()).device
-    shape = (size, size) if isinstance(size, int) else size or config.size
-    x = torch.randn(batch, config.in_channels, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    first = next(iter(models.values()))
+    config, device = first.config if size is None else replace(first.config, input_size=size), device_of(first)
+    x = torch.randn(batch, config.in_channels, *config.size, generator=torch.Generator().manual_seed(0)).to(device)
     t, y = torch.full((batch,), 500, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
-    seconds, end = {name: [] for name in models}, None
-    for turn in range(TURNS + 1):
-        for name, model in models.items():
-            spent = clocked(lambda model=model: model(x, t, y), device)
-            if turn:
-                seconds[name].append(spent)
-        end = end or time.perf_counter() + PATIENCE
-        if turn and time.perf_counter() > end:
-            break
-    return {name: median(spent) for name, spent in seconds.items()}
+    turns = in_turns(lambda name: clocked(lambda: models[name](x, t, y), device), models, TURNS, PATIENCE)
+    return {name: median(spent) for name, spent in turns.items()}
 
 
-def clocked(call: Callable, device: torch.device) -> float:
-    """Seconds that a call takes, to its end on the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model computes."""
+    return next(model.parameters()).device

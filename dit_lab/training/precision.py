@@ -4,11 +4,12 @@ Half precision wins for large models on machines that compute in it, and loses f
 casting; no rule by size would hold on every machine.
 """
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
+from dit_lab.models import clocked, fastest, in_turns
 from dit_lab.training.options import PRECISIONS
 
 TURNS, PATIENCE = 3, 20.0  # of each precision, until this many seconds are over
@@ -20,25 +21,11 @@ def timed(step: Callable, device: torch.device) -> dict[str, float]:
 
     The least, as what else the machine does only adds. The generators of random numbers are left as they were.
     """
-    seconds, begun = {precision: [] for precision in PRECISIONS}, time.perf_counter()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for turn in range(TURNS + 1):
-            for precision, spent in seconds.items():
-                spent.append(clocked(lambda precision=precision: step(precision), device))
-            if turn and time.perf_counter() - begun > PATIENCE:
-                break
-    return {precision: min(spent[1:]) for precision, spent in seconds.items()}
-
-
-def clocked(call: Callable, device: torch.device) -> float:
-    """Seconds that a call takes, to its end on the device."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+        turns = in_turns(lambda precision: clocked(partial(step, precision), device), PRECISIONS, TURNS, PATIENCE)
+    return {precision: min(spent) for precision, spent in turns.items()}
 
 
 def faster(seconds: dict[str, float]) -> str:
     """bf16 where it is faster by more than chance, else fp32."""
-    return "bf16" if seconds["bf16"] * WORTH < seconds["fp32"] else "fp32"
+    return fastest(seconds, WORTH)

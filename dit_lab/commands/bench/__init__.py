@@ -11,14 +11,13 @@ from dit_lab.commands.bench.gpu import bench_gpu
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
 from dit_lab.commands.bench.report import keep, machine
-from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit
+from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
 from dit_lab.commands.bench.timing import WARM_UP
 from dit_lab.commands.bench.training import bench_training
 from dit_lab.files import writable
 from dit_lab.models import DiTConfig, pick_device, preset
 
 WHAT = Literal["forward", "sample", "train", "load", "look", "gpu", "all"]
-PICTURES = {"DiT-S/2": 4, "DiT-B/2": 4}
 
 
 def bench_command(
@@ -62,11 +61,10 @@ def bench_command(
     if what != "load":
         field = Field.measured(place, rounds, original, compile)
         presets = models or ("DiT-S/2", "DiT-B/2")
-        size = lambda name: batch or (8 if name == "DiT-S/2" else 4)
         if what == "gpu":
             lines += bench_gpu(field, *models[:1])
         for name in presets if what in ("forward", "all") else ():
-            lines += bench_forward(name, size(name), field)
+            lines += bench_forward(name, batch or latents(name), field)
         for name in presets if what in ("sample", "all") else ():
             lines += bench_step(name, batch or 4, field)
         if what in ("train", "all"):

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from dit_lab.commands.bench.loading import bench_load
-from dit_lab.commands.bench.report import Line
+from dit_lab.commands.bench.report import FAILURES, Line
 from dit_lab.commands.bench.sampling import Field, bench_step, bench_udit
 from dit_lab.commands.bench.training import bench_training
 
@@ -35,7 +35,7 @@ def bench_gpu(field: Field, name: str = "DiT-XL/2") -> list[Line]:
         start = time.monotonic()
         try:
             lines += bench()
-        except (RuntimeError, ValueError, TypeError, ImportError, OSError) as error:
+        except (*FAILURES, OSError) as error:
             print(f"{work} failed: {type(error).__name__}: {error}")
         torch.cuda.empty_cache()
         print(f"  ({work}: {time.monotonic() - start:.0f} s)", flush=True)

@@ -10,6 +10,7 @@ import torch
 from dit_lab.commands.bench.timing import race
 from dit_lab.files import atomic, make_folder, write_json
 
+FAILURES = (RuntimeError, ValueError, ImportError, AttributeError, TypeError)  # of a contestant: the others go on
 HEAD = ("", "time", "spread", "ratio", "of peak", "error")
 
 
@@ -54,7 +55,7 @@ def compete(
         try:
             call()
             able[who] = call
-        except (RuntimeError, ValueError, ImportError, AttributeError, TypeError) as error:
+        except FAILURES as error:
             failed[who] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     times = race(able, rounds, device)
     first = times.get(next(iter(calls)))

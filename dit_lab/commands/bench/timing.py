@@ -4,13 +4,14 @@ Taking turns, a machine that slows down slows all of them, so that ratios stay; 
 quartiles tell the spread.
 """
 
-import time
 from collections.abc import Callable
 from statistics import quantiles
 from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
+
+from dit_lab.models import clocked
 
 WARM_UP = 2
 SIDES = {"cpu": 4096, "cuda": 8192}  # of the square matrices whose product is the peak
@@ -29,12 +30,9 @@ def race(calls: dict[str, Callable], rounds: int, device) -> dict[str, Timing]:
     times = {name: [] for name in calls}
     for turn in tqdm(range(rounds), leave=False, unit="round", mininterval=0.5):
         for name, call in calls.items():
-            wait(device)
-            start = time.perf_counter()
-            call()
-            wait(device)
+            spent = clocked(call, device)
             if turn >= WARM_UP:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(spent)
     return {name: timing(kept) for name, kept in times.items()}
 
 
@@ -51,12 +49,6 @@ def peak(device, dtype: torch.dtype, rounds: int = 7) -> float:
     side = SIDES.get(device.type, 4096)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / race({"product": lambda: a @ b}, rounds, device)["product"].low
-
-
-def wait(device) -> None:
-    """Let a GPU finish what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def stirred(model):

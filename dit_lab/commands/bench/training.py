@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from dit_lab.commands.bench.contestants import autocast, diffusers_model, importable, original_model, ours
-from dit_lab.commands.bench.report import Line, compete
-from dit_lab.commands.bench.sampling import Field, in_tf32, inputs
+from dit_lab.commands.bench.report import FAILURES, Line, compete
+from dit_lab.commands.bench.sampling import Field, in_tf32, inputs, latents
 from dit_lab.commands.bench.timing import stirred
 from dit_lab.models import DiTConfig, build, count, preset
 from dit_lab.training import TrainOptions, train
@@ -22,7 +22,6 @@ from dit_lab.training import TrainOptions, train
 ENDLESS = 2**40  # steps
 LR = 1e-12  # times Adam's largest step of 1, below the last digit of all weights but those next to 0
 DECAY = 0.9999
-FAILURES = (RuntimeError, ValueError, ImportError, AttributeError, TypeError)
 
 
 class Noise:
@@ -48,7 +47,7 @@ def bench_training(names: tuple[str, ...], batch: int, field: Field) -> list[Lin
     lines = []
     for name in names:
         config = preset(name)
-        size = batch or (8 if name == "DiT-S/2" else 4)
+        size = batch or latents(name)
         work, calls, errors = f"{name} training step, {size}", {}, {}
         for code, party in PARTIES.items():
             try:

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from einops import rearrange, reduce
 
-from dit_lab.experiments.sights.base import Sight, Zoo, brightest, middle, places, said_step, shuffled
+from dit_lab.experiments.sights.base import LATE, Sight, Zoo, brightest, middle, places, said_step, shuffled
 from dit_lab.inside import (
     Trajectory,
     attended_by,
@@ -26,7 +26,6 @@ from dit_lab.inside.plots import (
 
 NEIGHBOURS = {"left of": (0, -1), "above": (-1, 0), "right of": (0, 1), "below": (1, 0)}
 LOOKING = 2  # the block of `mnist` whose heads look at neighbours
-LATE = 0.6  # of a run
 
 
 def maps_of(zoo: Zoo, name: str, step: int) -> torch.Tensor:

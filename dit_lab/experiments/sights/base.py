@@ -10,9 +10,11 @@ from einops import rearrange, reduce
 from dit_lab.checkpoints import load
 from dit_lab.data import Images
 from dit_lab.inside import Trajectory, record
+from dit_lab.inside.causal import rms
 from dit_lab.models import build
 
 GUIDANCE = 2.0
+LATE = 0.6  # of a run
 
 
 class Sight(NamedTuple):
@@ -80,7 +82,7 @@ def alike(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def moved(first: torch.Tensor, second: torch.Tensor) -> float:
     """How far two pictures are from each other, root mean square."""
-    return (first - second).square().mean().sqrt().item()
+    return rms(first - second).item()
 
 
 def settled(frames: torch.Tensor, picture: torch.Tensor, least: float = 0.9) -> int:

@@ -5,10 +5,9 @@ from functools import partial
 import torch
 from einops import reduce
 
-from dit_lab.experiments.sights.base import Sight, Zoo, alike, said_step
+from dit_lab.experiments.sights.base import LATE, Sight, Zoo, alike, said_step
+from dit_lab.inside.parts import Part
 from dit_lab.inside.plots import contribution_norms_map, contribution_pictures, lens_strip
-
-LATE = 0.6  # of a run
 
 
 def gifts(zoo: Zoo) -> Sight:
@@ -17,8 +16,7 @@ def gifts(zoo: Zoo) -> Sight:
     found = run.contributions(model, step, half="guided")
     other = zoo.run("mnist", 3).contributions(model, step, half="guided")
     sizes = reduce(found.x0**2, "part c h w -> part", "mean").sqrt()
-    inner = [number for number, part in enumerate(found.parts) if part.block is not None]
-    largest = max(inner, key=lambda number: sizes[number])
+    largest = largest_inside(found.parts, sizes)
     like, unlike = (alike(each.x0[largest], found.x0.sum(0)) for each in (found, other))
     return Sight(
         "A prediction in parts",
@@ -36,8 +34,7 @@ def sizes_of_parts(zoo: Zoo) -> Sight:
     """How large each part is over a run."""
     run, model = zoo.run("mnist", 7), zoo.model("mnist")
     parts, found = run.contribution_norms(model)
-    inner = [number for number, part in enumerate(parts) if part.block is not None]
-    largest = max(inner, key=lambda number: found[number, -1])
+    largest = largest_inside(parts, found[:, -1])
     patches = next(number for number, part in enumerate(parts) if part.kind == "patches")
     grown = lambda number: f"from {found[number, 0]:.3f} to {found[number, -1]:.3f}"
     return Sight(
@@ -66,6 +63,11 @@ def through_the_lens(zoo: Zoo) -> Sight:
         f"Read after each block in turn, x0 has a correlation of {said(own)} with the prediction of that step.",
         f"With what is predicted there for a 3 of the same noise it has {said(others)}.",
     )
+
+
+def largest_inside(parts: list[Part], sizes: torch.Tensor) -> int:
+    """The number of the largest of the parts in blocks, by their sizes: `part -> `."""
+    return max((number for number, part in enumerate(parts) if part.block is not None), key=lambda each: sizes[each])
 
 
 PARTS = gifts, sizes_of_parts, through_the_lens

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from einops import rearrange
 
-from dit_lab.experiments.sights.base import Sight, Zoo, alike, brightest, brightness, said_step, shuffled
+from dit_lab.experiments.sights.base import LATE, Sight, Zoo, alike, brightest, brightness, said_step, shuffled
 from dit_lab.experiments.sights.path import SHIP
 from dit_lab.inside import feature_spectra, fit_colours, massive, token_norms, token_similarity
 from dit_lab.inside.plots import (
@@ -84,7 +84,7 @@ def apart(pictures: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def stroke_tokens(zoo: Zoo) -> Sight:
     """Patches of the stroke have features alike."""
-    run, model, step = zoo.run("mnist", 7), zoo.model("mnist"), zoo.at(0.6)
+    run, model, step = zoo.run("mnist", 7), zoo.model("mnist"), zoo.at(LATE)
     patch, stroke = int(brightness(run).argmax()), brightest(run)
     found = token_similarity(run, model, step, patch)
     others = stroke & (torch.arange(len(stroke)) != patch)

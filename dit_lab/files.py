@@ -8,6 +8,8 @@ import json
 import os
 import re
 import stat
+import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from itertools import combinations
@@ -135,6 +137,20 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"could not make the folder {path}: {error.strerror or error}") from error
+
+
+def user_cache() -> Path:
+    """The folder for what the user can do without, where this system has such things; nobody has made it yet."""
+    home = os.path.expanduser("~")
+    home = home if os.path.isabs(home) else tempfile.gettempdir()  # who has no home
+    if sys.platform == "darwin":
+        folder = Path(home, "Library", "Caches")
+    elif sys.platform == "win32":
+        folder = Path(os.environ.get("LOCALAPPDATA") or Path(home, "AppData", "Local"))
+    else:
+        told = os.environ.get("XDG_CACHE_HOME", "")
+        folder = Path(told if os.path.isabs(told) else Path(home, ".cache"))
+    return folder / "dit_lab"
 
 
 def writable(*paths: Path) -> None:

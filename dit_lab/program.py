@@ -28,7 +28,7 @@ LESS = {
     "dit_lab experiment spectrum": "ask for fewer --samples",
     "dit_lab.zoo.check": "ask for fewer --samples and --distance-samples",
     "dit_lab.zoo.judge": "take a smaller --size",
-    "dit_lab.zoo.vae": "take a smaller --batch-size or smaller --widths",
+    **dict.fromkeys(("dit_lab train-vae", "dit_lab.zoo.vae"), "take a smaller --batch-size, or a narrower VAE"),
     "app.py": "take a smaller --checkpoint, or --device cpu",
 }
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # as torch says it, by device

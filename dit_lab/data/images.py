@@ -1,9 +1,8 @@
-"""Labelled images to train on: scikit-learn's digits, anything that `datasets` opens, or a cache of latents."""
+"""Labelled images to train on: scikit-learn's digits, the small sets that ship, what `datasets` opens, or latents."""
 
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +11,13 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from dit_lab.data.folders import opened_folder
+from dit_lab.data.kept import decoded
 from dit_lab.data.latents import Latents, is_cache, open_latents
 from dit_lab.data.picture_folders import LABEL_COLUMNS
 from dit_lab.data.pictures import Encoded
-from dit_lab.data.pixels import DataError, as_pixels, shown
+from dit_lab.data.pixels import CROPS, DataError, as_pixels, shown
+from dit_lab.data.shipped import SETS, folder_of, shipped_pictures
+from dit_lab.data.splits import opened_splits, part, values_of
 from dit_lab.program import quoted
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
@@ -30,12 +31,14 @@ NAMED = 5
 class Images:
     """Pictures `pixels: n c h w` in uint8 (an array, or `Encoded`), `labels: n` in int64, and the classes' `names`.
 
-    Without classes `names` is empty and every label is 0, which is the null label of a model without classes.
+    Without classes `names` is empty and every label is 0, which is the null label of a model without classes. `crop`
+    is which of `CROPS` made them squares, where one did.
     """
 
     pixels: np.ndarray | Encoded
     labels: np.ndarray
     names: list[str]
+    crop: str = "middle"
 
     def __len__(self):
         return len(self.labels)
@@ -46,14 +49,16 @@ class Images:
         return tuple(self.pixels.shape[1:])
 
     @cached_property
-    def fingerprint(self) -> dict[str, int]:
+    def fingerprint(self) -> dict[str, int | str]:
         """What tells this set from another in a file: its size, and checksums of labels and of evenly spread pictures.
 
-        Of a set with no more than `LOOKED_AT` pictures, of them all.
+        Of a set with no more than `LOOKED_AT` pictures, of them all. A crop that is not the usual one is told too.
         """
         spread = np.unique(np.linspace(0, len(self) - 1, LOOKED_AT).astype(int))
         pictures = zlib.crc32(self.pixels[spread].tobytes())
-        return {"pictures": len(self), "labels": zlib.crc32(self.labels.tobytes()), "pictures_checksum": pictures}
+        cropped = {} if self.crop == "middle" else {"crop": self.crop}
+        labels = zlib.crc32(self.labels.tobytes())
+        return {"pictures": len(self), "labels": labels, "pictures_checksum": pictures, **cropped}
 
     @property
     def labels_shown(self) -> np.ndarray:
@@ -79,24 +84,40 @@ class Images:
         return pixels.float() / 127.5 - 1, torch.from_numpy(self.labels[indices])
 
 
-def open_data(source: str | Path, *, split="train", size: int | None = None, labelled: bool = True) -> Images | Latents:
-    """Open `digits` (scikit-learn's, offline), a local folder of parquet files or pictures, a hub id, or latents.
+def open_data(
+    source: str | Path, *, split="train", size: int | None = None, labelled: bool = True, crop: str = "middle"
+) -> Images | Latents:
+    """Open `digits` (scikit-learn's), a local folder of parquet files or pictures, a hub id, or latents.
 
-    Latents are a folder that `python -m dit_lab encode` wrote; what else a folder is, `folders` finds out. `size` crops
-    every picture to its middle square and resizes it to that side; without `labelled` there are no classes. Raises
-    DataError, in one sentence, on a set that cannot be opened or used.
+    Offline like the digits are `mnist-small`, 5,000 of MNIST's digits and 1,000 of its test digits, and
+    `cifar10-latents-small`, the latents of 3,000 pictures by the zoo's VAE. Latents are a folder that
+    `python -m dit_lab encode` wrote; what else a folder is, `folders` finds out. `size` makes every picture a square
+    of that side: its middle square resized, or, with the `crop` adm, as ADM, DiT and SiT prepare ImageNet. A set with a
+    single split also has the splits `tenth`, a tenth to hold back, always the same, and `rest`. Without `labelled`
+    there are no classes. Raises DataError, in one sentence, on a set that cannot be opened or used.
     """
+    check_asked(source, size, crop)
+    folder = folder_of(str(source)) if str(source) in SETS else Path(os.path.expanduser(source))
+    if str(source) == "digits" or (str(source) in SETS and not is_cache(folder)):
+        pixels, labels, names = scikit_digits(split) if str(source) == "digits" else shipped_pictures(folder, split)
+        pixels = pixels if size is None else resized(pixels, size, crop)
+        return Images(pixels, labels, names, crop) if labelled else Images(pixels, np.zeros_like(labels), [], crop)
+    if is_cache(folder):
+        return cached(folder, split, size, labelled)
+    splits, homes = opened_splits(str(source))
+    return from_dataset(part(splits, split, str(source)), size, labelled, splits, homes, crop)
+
+
+def check_asked(source: str | Path, size: int | None, crop: str) -> None:
+    """Raise DataError on what no data set can be asked for."""
     if size is not None and size < 1:
         raise DataError(f"size must be at least 1, not {quoted(size)}")
     if not str(source):
         raise DataError("give a data set: digits, a hub id, or a folder")
-    if str(source) == "digits":
-        images = scikit_digits(split, size)
-        return images if labelled else Images(images.pixels, np.zeros_like(images.labels), [])
-    if is_cache(folder := Path(os.path.expanduser(source))):
-        return cached(folder, split, size, labelled)
-    splits, homes = opened_splits(str(source))
-    return from_dataset(part(splits, split, str(source)), size, labelled, splits, homes)
+    if crop not in CROPS:
+        raise DataError(f"crop must be {' or '.join(CROPS)}, not {quoted(crop)}")
+    if size is None and crop != "middle":
+        raise DataError(f"the crop {crop} resizes pictures: say with --size to which side")
 
 
 def cached(folder: Path, split: str, size: int | None, labelled: bool) -> Latents:
@@ -109,9 +130,8 @@ def cached(folder: Path, split: str, size: int | None, labelled: bool) -> Latent
     return latents if labelled else replace(latents, labels=np.zeros_like(latents.labels), names=[])
 
 
-def scikit_digits(split: str = "train", size: int | None = None) -> Images:
+def scikit_digits(split: str = "train") -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Scikit-learn's 1,797 digits of 8 x 8, 17 grey levels; every sixth is kept apart as the test split."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     if split not in ("train", "test"):
@@ -119,62 +139,17 @@ def scikit_digits(split: str = "train", size: int | None = None) -> Images:
     digits = load_digits()
     kept = (np.arange(len(digits.target)) % 6 == 5) == (split == "test")
     pixels = np.rint(digits.images[kept, None] * 255 / 16).astype(np.uint8)
-    if size is not None:
-        pixels = np.stack([as_pixels(Image.fromarray(picture), True, size) for (picture,) in pixels])
-    return Images(pixels, digits.target[kept].astype(np.int64), [str(digit) for digit in range(10)])
+    return pixels, digits.target[kept].astype(np.int64), [str(digit) for digit in range(10)]
 
 
-def opened_splits(source: str) -> tuple[dict, Sequence[Path] | None]:
-    """The data sets of a folder or a hub id by split, and where files that they name may lie, as `Encoded` takes it.
+def resized(pixels: np.ndarray, size: int, crop: str = "middle") -> np.ndarray:
+    """Grey pictures in memory at another side: `n 1 h w -> n 1 size size` in uint8."""
+    from PIL import Image
 
-    Raises DataError; what looks like a path never goes to the hub, nor what `datasets` calls a kind of file, as which
-    it would open the current folder.
-    """
-    folder = Path(os.path.expanduser(source))
-    if folder.is_dir():
-        with explained(f"the folder {shown(source)} does not open as a data set"):
-            return opened_folder(folder)
-    if folder.exists():
-        raise DataError(f"{shown(source)} is a file; give the folder it lies in")
-    if source.count("/") > 1 or source.startswith(("/", ".", "~")) or source.endswith("/") or "\\" in source:
-        raise DataError(f"there is no folder {shown(source)}")
-    from datasets import config, load_dataset
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as kinds
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    if source in kinds:
-        raise DataError(f"there is no folder {source}, and {source} is a kind of file, no data set; give a folder")
-    homes = [Path(HF_HUB_CACHE, f"datasets--{source.replace('/', '--')}"), Path(config.DOWNLOADED_DATASETS_PATH)]
-    elsewhere = "without the hub, give a local folder of parquet files, or of pictures with a subfolder a class"
-    with explained(f"there is no folder {shown(source)}, and as a hub id it does not open", elsewhere):
-        return load_dataset(source), homes
+    return np.stack([as_pixels(Image.fromarray(picture), True, size, crop=crop) for (picture,) in pixels])
 
 
-@contextmanager
-def explained(what: str, advice: str = ""):
-    """Around opening a data set: whatever `datasets`, its file formats and its network raise becomes a DataError."""
-    try:
-        yield
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-        raise DataError("; ".join(filter(None, (f"{what}: {shown(reason)}", advice)))) from error
-
-
-def part(splits: dict, split: str, source: str):
-    """One of the splits, or what is cut out of them: `train[:100]`, `train+test`. Raises DataError naming those."""
-    import datasets
-
-    try:
-        wanted = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(splits[name]) for name in splits})
-    except (ValueError, AssertionError) as error:
-        there = ", ".join(map(shown, list(splits)[:NAMED]))
-        raise DataError(f"{shown(source)} has no split {shown(split)}; it has {there}") from error
-    return datasets.concatenate_datasets([splits[cut.splitname].select(range(cut.from_, cut.to)) for cut in wanted])
-
-
-def from_dataset(dataset, size=None, labelled=True, splits: dict | None = None, homes=()) -> Images:
+def from_dataset(dataset, size=None, labelled=True, splits: dict | None = None, homes=(), crop="middle") -> Images:
     """Images from a `datasets.Dataset` with a picture and a label column; large sets stay encoded. Raises DataError.
 
     Classes without names are those of all its `splits`, so that a number means the same in each; `homes` is where
@@ -189,12 +164,12 @@ def from_dataset(dataset, size=None, labelled=True, splits: dict | None = None, 
     pictures = dataset.select_columns([image])
     if not isinstance(dataset.features[image], datasets.Image):
         raise DataError(f"the column {image} holds {shown(dataset.features[image])}, not pictures")
-    encoded = Encoded(pictures.with_format("arrow"), size, homes)
+    encoded = Encoded(pictures.with_format("arrow"), size, homes, crop)
     if encoded.nbytes > MEMORY_LIMIT:
         encoded.look()
-        return Images(encoded, labels, names)
-    pixels = encoded.all()
-    return Images(pixels, labels[encoded.shown(range(len(labels)))], names)
+        return Images(encoded, labels, names, crop)
+    pixels = decoded(encoded)
+    return Images(pixels, labels[encoded.shown(range(len(labels)))], names, crop)
 
 
 def labels_of(dataset, splits: dict) -> tuple[np.ndarray, list[str]]:
@@ -219,11 +194,6 @@ def labels_of(dataset, splits: dict) -> tuple[np.ndarray, list[str]]:
         place = int(np.argmax(wrong))
         raise DataError(f"the label {labels[place]} of picture {place} is not one of 0 to {len(names) - 1}")
     return labels, [name if isinstance(name, str) else str(int(name)) for name in names]
-
-
-def values_of(dataset, name: str) -> list:
-    """What is in a column, as Python's values."""
-    return dataset.select_columns([name]).with_format("arrow")[:][name].to_pylist()
 
 
 def classes_of(values: list, others: Iterable[list]) -> list:

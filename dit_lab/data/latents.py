@@ -66,7 +66,7 @@ class Latents:
     @property
     def fingerprint(self) -> dict:
         """What tells this set from another in a file."""
-        same = {name: self.about[name] for name in SAME}
+        same = {name: self.about[name] for name in (*SAME, "crop") if name in self.about}
         return {"pictures": len(self), "labels": zlib.crc32(self.labels.tobytes()), **same}
 
     def batch(self, indices: Sequence[int], mirrored=None, noise=None) -> tuple[torch.Tensor, torch.Tensor]:

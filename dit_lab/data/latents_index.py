@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from dit_lab.data.pictures import DataError
-from dit_lab.data.rules import NUMBER, SWITCH, Rule, each, text, whole
+from dit_lab.data.rules import NUMBER, SWITCH, Rule, each, maybe, text, whole
 from dit_lab.files import check_fields, json_object, read_json
 
 INDEX = "latents.json"
@@ -19,6 +19,7 @@ ABOUT = {
     "vae": text(4096), "encoder_checksum": text(64), "split": text(256), "size": each(SIDE, 2, 2),
     "shape": each(SIDE, 3, 3), "distribution": SWITCH, "pictures": whole(1, 10**10),
     "pictures_checksum": whole(0, 2**32 - 1), "shard_size": whole(1, 10**10),
+    "crop": maybe(text(64)),
 }  # fmt: skip
 SIZES = ("shape", "pictures", "shard_size")  # of these, what indices of all versions have
 OBJECT = Rule(lambda x: isinstance(x, dict), "an object")

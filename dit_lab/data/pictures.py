@@ -30,15 +30,17 @@ class Encoded:
     """Pictures left as they are stored and decoded when asked for: `encoded[indices: b] -> b c h w` in uint8.
 
     `table` is a data set with one arrow column of stored pictures. They are all grey, or all become colour ones; with
-    `size` they are squares of that side. A picture that does not decode is named on standard error, once, and the next
-    that does is shown in its place, so that no other picture's number changes; `shown` says whose picture that is.
+    `size` they are squares of that side, made by one of `CROPS`. A picture that does not decode is named on standard
+    error, once, and the next that does is shown in its place, so that no other picture's number changes; `shown` says
+    whose picture that is.
     A record that holds no picture but a path is read only where that lies in one of `homes`, links followed; None
     reads them all. Raises DataError when too many do not decode (`most_broken`), or naming a picture of another size
     or kind, whose values nothing scales to 0..255, or that lies elsewhere.
     """
 
-    def __init__(self, table, size: int | None = None, homes: Sequence[Path] | None = ()):
-        self.table, self.size, self.broken, self.seen, self.told = table, size, {}, Seen(), False
+    def __init__(self, table, size: int | None = None, homes: Sequence[Path] | None = (), crop: str = "middle"):
+        self.table, self.size, self.crop = table, size, crop
+        self.broken, self.seen, self.told, self.said = {}, Seen(), False, []
         self.homes = homes and [home.resolve() for home in homes]
         # Only headers are read here, and of a large set not all: the rest is checked as it is decoded.
         numbers = range(0, len(table), -(-len(table) // LOOKED_AT))
@@ -75,7 +77,7 @@ class Encoded:
             self.broken[number] = str(error)
             if len(self.broken) > most_broken(len(self)):
                 raise DataError(self.complaint()) from error
-            say(f"{error}; the next one is taken in its place")
+            self.say(f"{error}; the next one is taken in its place")
 
     def complaint(self) -> str:
         """One sentence on the pictures that do not decode."""
@@ -122,10 +124,15 @@ class Encoded:
     def warn(self) -> None:
         """Say where 16 bits seem to hold fewer, which would make all pictures next to black."""
         if self.seen.highest is not None and self.seen.highest <= TWELVE_BITS:
-            say(
+            self.say(
                 f"16-bit pictures that never pass {TWELVE_BITS:,} (the highest here is {self.seen.highest:,}), where "
                 "white is 65,535, come out next to black; if they hold 12 bits or fewer, scale them first"
             )
+
+    def say(self, sentence: str) -> None:
+        """A sentence on these pictures, which is kept with them."""
+        self.said.append(sentence)
+        say(sentence)
 
     def records(self, numbers: Sequence[int]):
         """(number, stored picture) pairs, read in chunks."""
@@ -175,9 +182,9 @@ class Encoded:
         with reading(number, record), self.opened(number, record) as picture:
             if self.grey and not grey(kind(picture)):
                 raise DataError(f"picture {number} is in colour where those looked at before are grey; make all alike")
-            pixels = as_pixels(picture, self.grey, self.size, self.seen)
+            pixels = as_pixels(picture, self.grey, self.size, self.seen, self.crop)
         if self.seen.transparent and not self.told:
-            say(f"picture {number} is transparent in places; it and all like it are laid on white")
+            self.say(f"picture {number} is transparent in places; it and all like it are laid on white")
             self.told = True
         return pixels
 

@@ -1,4 +1,4 @@
-"""One stored picture (png, jpeg, ...) to a uint8 array: upright, on white, 8 bits a value, the middle square of it."""
+"""One stored picture (png, jpeg, ...) to a uint8 array: upright, on white, 8 bits a value, a middle square of it."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +13,7 @@ FORMATS = (
 )  # fmt: skip
 ORIENTATION = 0x0112
 SAMPLE_FORMAT = 339
+MOST_BETWEEN = 2**28  # pixels of a picture that is resized before it is cropped
 # What PIL leaves of a transparent colour as a file spells it, by how its values are packed, on the scale of the pixels.
 KEYS = {
     "L;2": lambda key: key * 85,
@@ -88,11 +89,11 @@ def numbers(picture) -> str | None:
     return "signed or 32-bit integers" if signed or (picture.mode == "I" and picture.format != "PPM") else None
 
 
-def as_pixels(picture, to_grey: bool, size: int | None = None, seen: Seen | None = None) -> np.ndarray:
+def as_pixels(picture, to_grey: bool, size: int | None = None, seen: Seen | None = None, crop="middle") -> np.ndarray:
     """A PIL picture as `c h w` in uint8, c = 1 `to_grey`, else 3.
 
-    Transparency is laid on white. `size` crops the middle square at whole pixels and resizes it. `seen` is told what
-    came to light.
+    Transparency is laid on white. `size` makes it a square of that side, in the way that `crop` names. `seen` is told
+    what came to light.
     """
     seen = Seen() if seen is None else seen
     picture = upright(picture)
@@ -102,7 +103,7 @@ def as_pixels(picture, to_grey: bool, size: int | None = None, seen: Seen | None
         picture = on_white(picture, to_grey, seen)
     picture = picture.convert("L" if to_grey else "RGB")
     if size is not None and picture.size != (size, size):
-        picture = middle(picture, size)
+        picture = CROPS[crop](picture, size)
     pixels = np.asarray(picture)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -152,3 +153,27 @@ def middle(picture, size: int):
     if side == size:
         return picture.crop(box)
     return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def adm(picture, size: int):
+    """A picture as ADM prepares those of ImageNet, DiT and SiT after it: resized first, and then cropped.
+
+    Its sides are halved by a box filter while the smaller is at least twice the size, then resized by a bicubic one
+    that brings the smaller to the size, the other rounded; the middle is cropped at whole pixels. Raises ValueError on
+    a strip that would fill the memory in between.
+    """
+    from PIL.Image import Resampling
+
+    while min(picture.size) >= 2 * size:
+        picture = picture.resize(tuple(side // 2 for side in picture.size), Resampling.BOX)
+    scale = size / min(picture.size)
+    width, height = (round(side * scale) for side in picture.size)
+    if width * height > MOST_BETWEEN:
+        raise ValueError(f"resized it would be {width} x {height}")
+    picture = picture.resize((width, height), Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return picture.crop((left, top, left + size, top + size))
+
+
+# What makes a square of a picture, by name.
+CROPS = {"middle": middle, "adm": adm}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 
 import torch
 
@@ -23,6 +24,17 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"there is no device {quoted(name)} here; the last is cuda:{torch.cuda.device_count() - 1}")
     return device
+
+
+@contextmanager
+def one_thread():
+    """Inside, one thread computes: for models this small two gain little, and on a busy machine wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

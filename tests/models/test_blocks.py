@@ -1,5 +1,7 @@
 """The conditioning blocks: what is true of every one in the registry, and what sets each apart."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,24 @@ def test_the_papers_four_blocks_are_registered():
     assert {"in_context", "cross_attention", "adaln", "adaln_zero"} <= set(BLOCKS)
 
 
+@pytest.mark.parametrize(
+    ("name", "title", "readers", "parts"),
+    [
+        ("in_context", "in-context", (), None),
+        ("cross_attention", "cross-attention", ("cross.kv",), None),
+        ("adaln", "adaLN", ("modulation",), "shift_attn scale_attn shift_mlp scale_mlp"),
+        ("adaln_zero", "adaLN-Zero", ("modulation",), "shift_attn scale_attn gate_attn shift_mlp scale_mlp gate_mlp"),
+    ],
+)
+def test_a_block_is_named_looked_into_and_made_ahead_by_these_words(name, title, readers, parts):
+    block = fresh(BLOCKS[name])
+    assert (block.name, block.title, block.readers) == (name, title, readers)
+    assert all([*block.get_submodule(reader).parameters()] for reader in readers)
+    assert (" ".join(block.modulation.parts) if block.modulated else None) == parts
+    if block.modulated:
+        assert block.final_norm(DIM).modulation.parts == ("shift", "scale")
+
+
 def test_a_fresh_adaln_zero_block_is_exactly_the_identity(tokens):
     x, cond = tokens
     assert torch.equal(fresh(AdaLNZero)(x, cond), x)
@@ -52,6 +72,29 @@ def test_a_fresh_adaln_zero_block_learns_through_its_gates(tokens):
     shift_attn, scale_attn, gate_attn, *_, gate_mlp = block.modulation.linear.weight.grad.chunk(6)
     assert gate_attn.any() and gate_mlp.any()
     assert not shift_attn.any() and not scale_attn.any()
+
+
+def test_plain_adaln_is_born_with_shifts_and_scales_as_other_linears_are_and_hears_the_condition(tokens):
+    block, (x, cond) = fresh(AdaLN), tokens
+    weight, bound = block.modulation.linear.weight.detach(), math.sqrt(6 / (DIM + 4 * DIM))  # xavier's
+    assert 0.95 * bound < weight.abs().max() <= bound and weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert all(part.any() for part in block.modulation(cond)) and not block.modulation.linear.bias.any()
+    assert not torch.allclose(block(x, cond), block(x, cond.flip(-1)), atol=1e-3)
+
+
+def test_adaln_zero_is_born_with_every_gate_shift_and_scale_zero_and_the_rest_not(tokens):
+    block, (_, cond) = fresh(AdaLNZero), tokens
+    parts = dict(zip(block.modulation.parts, block.modulation(cond), strict=True))
+    assert {name for name in parts if name.startswith("gate")} == {"gate_attn", "gate_mlp"} and len(parts) == 6
+    assert not any(part.any() for part in parts.values())
+    assert all(linear.weight.any() for linear in (block.attn.qkv, block.attn.out, block.mlp.up, block.mlp.down))
+
+
+@pytest.mark.parametrize("name", sorted({*BLOCKS} - {"adaln_zero"}))
+def test_the_branches_of_a_block_without_gates_are_open_at_birth(name, tokens):
+    x, cond = tokens
+    block = fresh(BLOCKS[name])
+    assert (block.exit(block(block.enter(x, cond), cond), cond) - x).abs().mean() > 0.1
 
 
 @pytest.mark.parametrize("name", BLOCKS)

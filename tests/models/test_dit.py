@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from dit_lab.models import BLOCKS, DiTConfig, build
+from dit_lab.models import BLOCKS, DiTConfig, build, preset
 from dit_lab.models.layers import Attend, position_table
 
 SMALL = dict(input_size=8, patch_size=2, dim=32, depth=2, heads=4, num_classes=10)
@@ -238,6 +238,40 @@ def test_an_impossible_config_is_one_clear_value_error(change, said):
         DiTConfig(**(SMALL | change))
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_config_of_nothing_but_defaults_is_the_papers_largest_and_is_called_dit():
+    assert DiTConfig() == preset("DiT-XL/2") and DiTConfig().as_json()["architecture"] == "DiT"
+
+
+def test_the_smallest_model_there_is_is_one():
+    config = DiTConfig(dim=4, heads=1, depth=1, patch_size=1, input_size=1, in_channels=1, num_classes=0)
+    assert build(config)(torch.zeros(1, 1, 1, 1), torch.tensor([5])).shape == (1, 2, 1, 1)
+
+
+def test_an_oblong_has_rows_and_columns_in_this_order_and_a_table_of_them():
+    config = DiTConfig(**SMALL | dict(input_size=(8, 24), patch_size=4))
+    assert config.grid == (2, 6)
+    model = build(config)
+    assert torch.equal(model.positions, position_table(config.dim, 2, 6))
+    assert model.positions_of(2, 6) is model.positions and model.positions_of(6, 2).shape == model.positions.shape
+
+
+def test_there_may_be_as_many_tokens_and_numbers_of_positions_as_are_said_and_no_more():
+    wide, many = dict(dim=256, heads=1, patch_size=1), dict(dim=4, heads=1, patch_size=1)
+    assert DiTConfig(input_size=(512, 256), **wide).grid == (512, 256)  # 2 ** 25 numbers
+    told = "512 x 260 tokens of dim 256 make a position table of more than 33554432 numbers"
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        DiTConfig(input_size=(512, 260), **wide)
+    assert DiTConfig(input_size=(1024, 256), **many).grid == (1024, 256)  # 2 ** 18 tokens
+    with pytest.raises(ValueError, match="^input_size 1024 x 260 makes 1024 x 260 tokens, the most are 262144$"):
+        DiTConfig(input_size=(1024, 260), **many)
+
+
+def test_every_block_is_given_the_condition():
+    model = small()
+    given = model.block_conditions(T, Y)
+    assert len(given) == len(model.blocks) and all(torch.equal(each, model.condition(T, Y)) for each in given)
 
 
 def test_a_square_has_one_name():

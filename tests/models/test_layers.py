@@ -20,6 +20,7 @@ from dit_lab.models.layers import (
     PlainNorm,
     TimestepEmbedding,
     attention_map,
+    condition_tokens,
     modulate,
     position_table,
     small_normal,
@@ -123,6 +124,27 @@ def test_cross_attention_is_torchs_multi_head_attention_over_the_condition():
 def test_heads_must_divide_the_width(layer):
     with pytest.raises(ValueError, match="5 heads do not divide a width of 24"):
         layer(24, 5)
+    with pytest.raises(ValueError, match="0 heads do not divide a width of 24"):
+        layer(24, 0)
+
+
+@pytest.mark.parametrize("layer", (Attention, CrossAttention))
+@pytest.mark.parametrize("heads", (1, 24))
+def test_from_one_head_to_one_a_feature_all_are_heads(heads, layer):
+    x, cond = torch.randn(2, 3, 24), torch.randn(2, 2, 24)
+    assert layer(24, heads)(*([x] if layer is Attention else [x, cond])).shape == x.shape
+
+
+def test_condition_tokens_are_time_and_label_and_without_labels_the_null_row():
+    time, label = TimestepEmbedding(8), LabelEmbedding(3, 8)
+    t, y = torch.tensor([5.0, 900.0]), torch.tensor([2, 0])
+    assert torch.equal(condition_tokens(time, label, t, y), torch.stack([time(t), label(y)], dim=1))
+    null = condition_tokens(time, label, t)
+    assert torch.equal(null[:, 1], label.weight[[3, 3]]) and torch.equal(null[:, 0], time(t))
+    bare = LabelEmbedding(3, 8, null=False)
+    assert torch.equal(condition_tokens(time, bare, t, y)[:, 1], bare.weight[y])
+    with pytest.raises(ValueError, match="this model has no null label"):
+        condition_tokens(time, bare, t)
 
 
 def test_the_mlp_is_four_times_as_wide_inside_with_a_tanh_gelu():

@@ -1,0 +1,51 @@
+"""Classes by number and by name, as people type them."""
+
+import pytest
+
+from dit_lab.data import class_numbers, named_classes
+
+NAMES = ["circle", "Square", "tench, Tinca tinca", "star", "crane", "crane"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "numbers"),
+    [
+        (["circle", "3"], [0, 3]),
+        (["SQUARE", " star "], [1, 3]),
+        (["tench", "tinca Tinca", "tench, Tinca tinca"], [2, 2, 2]),
+        (["null", "6"], [6, 6]),
+        (["99"], [99]),  # the model says that there is none
+    ],
+)
+def test_a_class_is_its_number_or_any_of_its_names(asked, numbers):
+    assert class_numbers(asked, NAMES, 6) == numbers
+
+
+def test_a_class_that_is_called_null_is_meant_by_it():
+    assert class_numbers(["null"], ["nothing", "null"], 2) == [1]
+
+
+def test_digits_are_numbers_even_where_a_class_is_called_so():
+    assert class_numbers(["1"], ["1", "0"], 2) == [1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "told"),
+    [
+        ("circel", NAMES, "no class is called 'circel'; did you mean 'circle'?"),
+        ("xyz", ["a", "b"], "no class is called 'xyz'; there are 'a', 'b'"),
+        ("crane", NAMES, "the classes 4, 5 are all called 'crane': give one of the numbers"),
+        ("cat", None, "this model's classes have no names: give numbers from 0 to 5, not 'cat'"),
+    ],
+)
+def test_what_is_no_class_or_several_is_a_sentence(asked, names, told):
+    with pytest.raises(ValueError) as error:
+        class_numbers([asked], names, 6)
+    assert str(error.value) == told
+
+
+def test_which_number_is_which_class_is_one_line_and_none_where_it_says_nothing():
+    assert named_classes(["circle", "square"]) == "2 classes: 0 circle, 1 square"
+    assert named_classes(["cat"]) == "1 class: 0 cat"
+    assert named_classes([f"c{i}" for i in range(1000)]) == "1000 classes: 0 c0, 1 c1, 2 c2, …, 999 c999"
+    assert named_classes(["0", "1"]) == named_classes([]) == named_classes(None) == ""

@@ -1,14 +1,22 @@
 """Noise and back: the processes, what a network predicts in them, and the samplers that walk them."""
 
+from dit_lab.diffusion.by_timestep import loss_by_timestep
 from dit_lab.diffusion.checks import check_finite
+from dit_lab.diffusion.described import Described, Task, described
+from dit_lab.diffusion.editing import from_picture
 from dit_lab.diffusion.flow import Flow, SiT
 from dit_lab.diffusion.gaussian import SCHEDULES, Diffusion
+from dit_lab.diffusion.guides import Rescaled
+from dit_lab.diffusion.ideal import ideal_denoiser, posterior_mean, posterior_weights
 from dit_lab.diffusion.objectives import PROCESSES, objective, process_of
 from dit_lab.diffusion.process import PREDICTIONS, Process
-from dit_lab.diffusion.quality import QUALITIES, quality
+from dit_lab.diffusion.quality import QUALITIES, chosen, quality
 from dit_lab.diffusion.sampling import SAMPLERS, Step, generate, sample, samplers_for
+from dit_lab.diffusion.spacing import karras, shifted
 
 __all__ = [
-    "Diffusion", "Flow", "PREDICTIONS", "PROCESSES", "Process", "QUALITIES", "SAMPLERS", "SCHEDULES", "SiT",
-    "Step", "check_finite", "generate", "objective", "process_of", "quality", "sample", "samplers_for",
+    "Described", "Diffusion", "Flow", "PREDICTIONS", "PROCESSES", "Process", "QUALITIES", "Rescaled", "SAMPLERS",
+    "SCHEDULES", "SiT", "Step", "Task", "check_finite", "chosen", "described", "from_picture", "generate",
+    "ideal_denoiser", "karras", "loss_by_timestep", "objective", "posterior_mean", "posterior_weights", "process_of",
+    "quality", "sample", "samplers_for", "shifted",
 ]  # fmt: skip

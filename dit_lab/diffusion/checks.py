@@ -10,6 +10,7 @@ from dit_lab.diffusion.process import Process, whole
 from dit_lab.program import quoted
 
 ETA = "ddim"  # the sampler that has an eta
+OWN = "own"  # what a recorded run says of a sampler or a guide that was a function of the caller's
 PICTURE_CHANNELS = 1, 3
 
 
@@ -32,17 +33,17 @@ def whole_labels(labels, num_classes: int, null_label: bool = True) -> list[int]
 
 def check(
     config, known: Collection[str], sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed,
-    noise=None, process=None, clip_x0=None,
+    noise=None, process=None, clip_x0=None, guide=None,
 ) -> None:  # fmt: skip
     """Raise ValueError, in one sentence, on sampling arguments that make no sense for a model of this config.
 
-    `known` are the names of the samplers there are.
+    `known` are the names of the samplers there are; a function is one of the caller's own, which may have an eta.
     """
-    if not isinstance(sampler, str) or sampler not in known:
+    if not callable(sampler) and (not isinstance(sampler, str) or sampler not in known):
         raise ValueError(f"there is no sampler {quoted(sampler)}; there are {', '.join(known)}")
     if not (isinstance(eta, Real) and 0 <= eta <= 1):
         raise ValueError(f"eta must be between 0 and 1, not {quoted(eta)}")
-    if eta and sampler != ETA:
+    if eta and not callable(sampler) and sampler not in (ETA, OWN):
         raise ValueError(f"eta is {ETA}'s alone, {sampler} has none: leave it at 0, or take {ETA}")
     if not finite(cfg_scale):
         raise ValueError(f"cfg_scale must be a finite number, not {quoted(cfg_scale)}")
@@ -61,6 +62,36 @@ def check(
         raise ValueError(f"process must be a Process such as Diffusion.named(), not {quoted(process)}")
     if clip_x0 is not None and not isinstance(clip_x0, bool):
         raise ValueError(f"clip_x0 must be true, false or None (as the model needs), not {quoted(clip_x0)}")
+    if guide is not None and not callable(guide):
+        raise ValueError(f"guide must be a function of cond, uncond and scale, not {quoted(guide)}")
+    if guide is not None and cfg_scale == 1:
+        raise ValueError("a guide mixes two passes, and at cfg_scale 1 only one is run: give it another cfg_scale")
+
+
+def stepping(sampler: str | Callable, samplers: dict[str, Callable], fitting: Collection[str]) -> Callable:
+    """The function that takes a step. Raises ValueError where it is not one of those `fitting` the process."""
+    if callable(sampler):
+        return fitted("sampler", sampler)
+    if sampler not in fitting:
+        raise ValueError(f"{sampler} takes a diffusion's steps; for flow matching take {', '.join(fitting)}")
+    return samplers[sampler]
+
+
+def fitted(what: str, function: Callable) -> Callable:
+    """A function of the caller's own that raises ValueError where it does not give a tensor of the shape it was given.
+
+    That is its first tensor's, or the x of the first `Now`.
+    """
+
+    def call(*given):
+        like = next(x for each in given if isinstance(x := getattr(each, "x", each), torch.Tensor))
+        made = function(*given)
+        if not isinstance(made, torch.Tensor) or made.shape != like.shape:
+            there = f"one of {tuple(made.shape)}" if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+            raise ValueError(f"the {what} must give a tensor of {tuple(like.shape)} and gave {there}")
+        return made
+
+    return call
 
 
 def finite(value) -> bool:

@@ -1,6 +1,7 @@
 """How good, and so how soon: three ways of sampling by name, for who does not want to choose a sampler and its steps.
 
-The values are provisional until `experiment fewer-steps` has been run; nothing here is measured yet.
+Measured on the MNIST model alone so far (docs/results/fewer_steps.md): 6 steps of UniPC and 14 of DPM-Solver++ are as
+near to real pictures as 50 of DDIM. Of colour and of flows nothing is measured yet.
 """
 
 from dit_lab.diffusion.gaussian import Diffusion
@@ -31,3 +32,15 @@ def quality(name: str, process: Process, **given) -> dict:
     if named["sampler"] == "ddpm" and not isinstance(process, Diffusion):
         named["sampler"] = "euler"
     return named | given
+
+
+def chosen(name: str | None, process: Process, sampler: str | None, steps: int | None) -> dict:
+    """The sampler and steps of a quality, or where none is named those given, 50 of DDIM by default.
+
+    Raises ValueError where both a quality and a sampler or steps are given: one of them would be ignored.
+    """
+    if name is None:
+        return dict(sampler=sampler or "ddim", steps=50 if steps is None else steps)
+    if sampler is not None or steps is not None:
+        raise ValueError("a quality names a sampler and its steps: leave out either it or them")
+    return quality(name, process)

@@ -1,21 +1,22 @@
 """Samplers and guidance, as generators of `Step` (DiT paper, section 3.1; DDIM, arXiv 2010.02502).
 
-A sampler is one function in `SAMPLERS` that goes from x_t to x_{t-1}; the solvers of the ODE are in `solvers`. Logging,
-previews, plots and traces are the caller's: they read the steps as they come.
+A sampler is one function in `SAMPLERS` that goes from x_t to x_{t-1}; those of the ODE are in `solvers`, of the SDE in
+`stochastic`. Logging, previews, plots and traces are the caller's: they read the steps as they come.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange, repeat
 
-from dit_lab.diffusion.checks import check, clips, drawn, seeded_noise, whole_labels
+from dit_lab.diffusion.checks import check, clips, drawn, fitted, seeded_noise, stepping, whole_labels
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
 from dit_lab.diffusion.process import split_output
 from dit_lab.diffusion.solvers import REMEMBERED, SOLVERS, Now, shortened
+from dit_lab.diffusion.stochastic import STOCHASTIC
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def ddim_step(process, now, before, ask, noise, eta):
     return a_next * now.x0 + math.sqrt(s_next**2 - sigma**2) * now.eps + sigma * noise
 
 
-SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step, **SOLVERS}
+SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step, **SOLVERS, **STOCHASTIC}
 
 
 def samplers_for(process) -> list[str]:
@@ -68,6 +69,7 @@ class Guidance:
     scale: float = 1.0
     channels: int | None = None
     interval: tuple[float, float] | None = None
+    guide: Callable | None = None  # (cond, uncond, scale) -> their mix, a function of the caller's own
 
     def active(self, t: float) -> bool:
         """Whether timestep `t` takes the second, unconditional pass at all."""
@@ -76,34 +78,35 @@ class Guidance:
 
     def mix(self, cond, uncond):
         """uncond + scale (cond - uncond) on the guided channels, cond on the others: `b c h w, b c h w -> b c h w`."""
-        guided = uncond + self.scale * (cond - uncond)
+        guided = self.guide(cond, uncond, self.scale) if self.guide else uncond + self.scale * (cond - uncond)
         return torch.cat([guided[:, : self.channels], cond[:, self.channels :]], dim=1) if self.channels else guided
 
 
 def sample(
     model, labels, *, sampler="ddim", steps=50, cfg_scale=1.0, cfg_channels=None, cfg_interval=None, eta=0.0, seed=0,
-    noise=None, size=None, process=None, clip_x0=None,
+    noise=None, size=None, process=None, clip_x0=None, guide=None,
 ) -> Iterator[Step]:  # fmt: skip
     """Denoise one image a label, `labels: b` ints, yielding a `Step` for each of `steps`, noisiest first.
 
-    `steps` are a number or, of a diffusion, falling timesteps. The null label (`num_classes` of the model's config) may
-    be asked for. `noise(shape)` is called once for x_T and once at every step, with `b c h w`; by default it follows
-    `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or (h, w) when it differs from the trained one; `process`
-    replaces the one that the config names. `clip_x0` is `clips`'; where nothing is clipped, the walk begins where x0
-    can be read (`Diffusion.readable`). Raises ValueError, before any work, on arguments that make no sense.
+    `sampler` is a name of `SAMPLERS` or a function like those, and `guide(cond, uncond, scale)` one that mixes the two
+    passes where guidance runs. `steps` are a number or timesteps, noisiest first (`spacing`). The null label
+    (`num_classes` of the model's config) may be asked for. `noise(shape)` is called once for x_T and once at each step,
+    with `b c h w`; by default it follows `seed`. `eta` (0 to 1) is DDIM's. `size` is a side or (h, w) when it differs
+    from the trained one; `process` replaces the one that the config names. `clip_x0` is `clips`'; where nothing is
+    clipped, the walk begins where x0 can be read (`Diffusion.readable`). Raises ValueError, before any work, on
+    arguments that make no sense.
     """
     config = model.config if size is None else replace(model.config, input_size=size)
     labels = whole_labels(labels, config.num_classes, config.null_label)
-    check(config, SAMPLERS, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise, process, clip_x0)
+    check(config, SAMPLERS, sampler, cfg_scale, cfg_channels, cfg_interval, eta, seed, noise, process, clip_x0, guide)
     process = process_of(config) if process is None else process
     clip = clips(config, process, clip_x0)
     process = shortened(process, sampler, steps, clip)
-    if sampler not in (fitting := samplers_for(process)):
-        raise ValueError(f"{sampler} takes a diffusion's steps; for flow matching take {', '.join(fitting)}")
-    guidance = Guidance(float(cfg_scale), cfg_channels, cfg_interval)
+    step = stepping(sampler, SAMPLERS, samplers_for(process))
+    guidance = Guidance(float(cfg_scale), cfg_channels, cfg_interval, guide and fitted("guide", guide))
     shape = (len(labels), config.in_channels, *config.size)
     noise = seeded_noise(seed) if noise is None else noise
-    return walk(model, labels, process, SAMPLERS[sampler], guidance, float(eta), noise, shape, clip)
+    return walk(model, labels, process, step, guidance, float(eta), noise, shape, clip)
 
 
 @torch.no_grad()
@@ -126,10 +129,7 @@ def walk(model, labels, process, sampler, guidance, eta, noise, shape, clip) -> 
         v = v if v is None or process.prediction == "eps" else v.clamp(-1, 1)
         return Now(number, x, x0, eps, process.log_variance(v, i, x)), halves
 
-    def ask(x, number):
-        now, _ = predicted(x, number)
-        return now.x0, now.eps
-
+    ask = lambda x, number: predicted(x, number)[0][2:4]  # x0 and eps
     x, before = drawn(noise, shape, device), ()
     for index, number in enumerate(reversed(numbers)):
         now, halves = predicted(x, number)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -50,12 +51,19 @@ def heun_step(process, now, before, ask, noise, eta):
 
 
 def dpmpp_step(process, now, before, ask, noise, eta):
-    """DPM-Solver++(2M): x0 drawn on as a line through the last two. Second order (2211.01095, algorithm 2)."""
+    """DPM-Solver++(2M): x0 drawn on as a line through the last two (2211.01095, algorithm 2).
+
+    Second order, from its second step on; the first is Euler's.
+    """
     return exponential(process, now, along_line(process, now, before))
 
 
 def dpmpp3_step(process, now, before, ask, noise, eta):
-    """DPM-Solver++(3M): x0 drawn on as a parabola through the last three. Third order (2211.01095, appendix B)."""
+    """DPM-Solver++(3M): x0 drawn on as a parabola through the last three (2211.01095, appendix B).
+
+    Its authors' code and diffusers take half of the parabola's bend, and so does this: its errors fall in second order.
+    With all of it (twice `of_bend`), and begun exactly, they would in third.
+    """
     early = len(before) < 2 or log_snr(process, before[1].i) == -math.inf
     if early or now.i == 0 or (now.i == 1 and len(process.timesteps) < FEW):
         return dpmpp_step(process, now, before, ask, noise, eta)
@@ -94,16 +102,19 @@ def exponential(process, now, x0, following: int | None = None):
 def along_line(process, now, before, following: int | None = None):
     """x0 halfway to step `following` (None: the next), on the line through the last two: `-> b c h w`.
 
-    Where the one before was pure noise (flow matching's first), log SNR has no place for it and the line is drawn in s.
+    It is a line in log SNR, as the paper has it. Where the walk began with pure noise, as flow matching does, it is one
+    in s: log SNR has no place for the first step, and those after it are as long there however many there are, so that
+    the line in it is off by a first-order error in each.
     """
     following = now.i - 1 if following is None else following
     if not before or following < 0:
         return now.x0
-    times = [log_snr(process, i) for i in (following, now.i, before[0].i)]
-    if times[-1] == -math.inf:
-        times = [-process.levels(i)[1] for i in (following, now.i, before[0].i)]
-    share = (times[0] - times[1]) / (times[1] - times[2]) / 2
-    return now.x0 + share * (now.x0 - before[0].x0)
+    steps = following, now.i, before[0].i
+    if process.levels(len(process.timesteps) - 1)[0] > 0:
+        there, here, last = (log_snr(process, i) for i in steps)
+    else:
+        there, here, last = (-process.levels(i)[1] for i in steps)
+    return now.x0 + (there - here) / (here - last) / 2 * (now.x0 - before[0].x0)
 
 
 def along_curve(process, now, before):
@@ -131,8 +142,9 @@ def log_snr(process, i: int) -> float:
 SOLVERS = {
     "euler": euler_step, "heun": heun_step, "dpmpp": dpmpp_step, "dpmpp3": dpmpp3_step, "unipc": unipc_step,
 }  # fmt: skip
-# Timestep 0 has next to no noise: in log SNR it would be one huge step, so these leave it out, as diffusers does.
-IN_LOG_SNR = {"dpmpp", "dpmpp3", "unipc"}
+# Timestep 0 has next to no noise: in log SNR it would be one huge step, so these leave it out, as diffusers does; the
+# SDE's, whose noise for that step the last one could not take away, goes to the picture from further out, like SiT's.
+WITHOUT_FIRST = {"dpmpp", "dpmpp3", "unipc", "dpmpp_sde", "sde"}
 
 
 def shortened(process: Process, sampler: str, steps: int | Sequence[int], clip: bool) -> Process:
@@ -143,19 +155,27 @@ def shortened(process: Process, sampler: str, steps: int | Sequence[int], clip: 
     process = process if clip else process.readable()
     if isinstance(steps, Sequence) and not isinstance(steps, str):
         return picked(process, steps)
-    return process.respaced(steps, first=sampler not in IN_LOG_SNR)
+    return process.respaced(steps, first=sampler not in WITHOUT_FIRST)
 
 
-def picked(process: Process, timesteps: Sequence[int]) -> Process:
-    """A diffusion in the `timesteps` named, noisiest first. Raises ValueError on others than it has, and on a flow."""
+def picked(process: Process, timesteps: Sequence[float]) -> Process:
+    """A process in the `timesteps` named, noisiest first. Raises ValueError on others than it has.
+
+    Of a diffusion they need not be whole: between two of its steps the log of noise to signal, s / a, is a line.
+    """
+    if hasattr(process, "picked"):
+        return process.picked(timesteps)
     if not hasattr(process, "betas"):
-        raise ValueError("steps of flow matching are even: say how many, not which")
-    there = {t: place for place, t in enumerate(process.timesteps.tolist())}
-    rising = list(reversed(timesteps))
-    known = all(whole(t) and t in there for t in rising)
-    if not rising or not known or any(low >= high for low, high in pairwise(rising)):
-        most = max(there)
+        raise ValueError("steps of a process of one's own are even: say how many, not which")
+    rising, most = list(reversed(timesteps)), max(there := process.timesteps.tolist())
+    numbers = all(isinstance(t, Real) and not isinstance(t, bool) and there[0] <= t <= most for t in rising)
+    if not rising or not numbers or any(low >= high for low, high in pairwise(rising)):
         raise ValueError(f"steps must be a number, or falling timesteps from {most} to 0, not {quoted(timesteps)}")
-    kept = [there[t] for t in rising]
-    alpha_bar = np.array([process.levels(i)[0] ** 2 for i in kept])
-    return replace(process, betas=1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), timesteps=process.timesteps[kept])
+    if all(whole(t) and t in there for t in rising):
+        kept = [there.index(t) for t in rising]
+        alpha_bar, told = np.array([process.levels(i)[0] ** 2 for i in kept]), process.timesteps[kept]
+    else:
+        levels = np.array([process.levels(i) for i in range(len(there))])
+        log_ratio = np.interp(rising, there, np.log(levels[:, 1] / levels[:, 0]))
+        alpha_bar, told = 1 / (1 + np.exp(2 * log_ratio)), np.array(rising, np.float32)
+    return replace(process, betas=1 - alpha_bar / np.append(1.0, alpha_bar[:-1]), timesteps=told)

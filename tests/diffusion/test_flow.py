@@ -119,7 +119,7 @@ def test_every_schedule_has_an_objective_that_fits_it(schedule):
 
 
 def test_ancestral_steps_are_refused_in_flow_matching():
-    assert samplers_for(Flow()) == ["ddim", "euler", "heun", "dpmpp", "dpmpp3", "unipc"]
+    assert samplers_for(Flow()) == ["ddim", "euler", "heun", "dpmpp", "dpmpp3", "unipc", "sde", "dpmpp_sde"]
     with pytest.raises(ValueError, match="ddpm takes a diffusion's steps; for flow matching take ddim, euler"):
         sample(random_model(**FLOW), [1], sampler="ddpm")
 

@@ -3,7 +3,7 @@
 import pytest
 from shared import random_model
 
-from dit_lab.diffusion import QUALITIES, generate, process_of, quality
+from dit_lab.diffusion import QUALITIES, chosen, generate, process_of, quality
 from dit_lab.diffusion.objectives import PROCESSES, objective
 from dit_lab.models import Config
 
@@ -35,3 +35,16 @@ def test_what_makes_no_sense_is_refused():
         quality("good", process, steps=9)
     with pytest.raises(ValueError, match="with sampler give steps too"):
         quality("good", process, sampler="heun")
+
+
+def test_without_a_quality_it_is_50_steps_of_ddim_or_what_is_given():
+    process = process_of(Config())
+    assert chosen(None, process, None, None) == dict(sampler="ddim", steps=50)
+    assert chosen(None, process, "heun", 9) == dict(sampler="heun", steps=9)
+    assert chosen("draft", process, None, None) == quality("draft", process)
+
+
+@pytest.mark.parametrize("given", [("ddim", None), (None, 50)])
+def test_a_quality_beside_a_sampler_or_steps_is_refused_and_neither_ignored(given):
+    with pytest.raises(ValueError, match="leave out either it or them"):
+        chosen("good", process_of(Config()), *given)

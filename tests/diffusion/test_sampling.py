@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from dit_lab.diffusion import PREDICTIONS, SAMPLERS, Diffusion, generate, sample
-from dit_lab.diffusion.solvers import IN_LOG_SNR
+from dit_lab.diffusion.solvers import WITHOUT_FIRST
 from dit_lab.models import DiTConfig, build
 
 SMALL = DiTConfig(input_size=8, patch_size=2, in_channels=4, dim=32, depth=1, heads=2, num_classes=5)
@@ -166,7 +166,7 @@ def test_ddim_is_diffusers(prediction, eta):
 @KINDS
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_fields_of_a_step_belong_together(sampler, prediction, learned):
-    process = Diffusion.named().respaced(6, first=sampler not in IN_LOG_SNR)
+    process = Diffusion.named().respaced(6, first=sampler not in WITHOUT_FIRST)
     model = random_model(prediction=prediction, learned_variance=learned)
     steps = list(sample(model, [0, 4], sampler=sampler, steps=6, cfg_scale=2.0))
     assert [step.index for step in steps] == list(range(6))

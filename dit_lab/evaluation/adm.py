@@ -1,7 +1,7 @@
 """ADM's exchange format for samples and reference batches (arXiv 2105.05233): an `.npz` with `arr_0: n h w 3` in uint8.
 
 Labels are in `arr_1`. A reference batch may hold, besides or instead, the statistics of Inception's features, `mu`
-and `sigma`.
+and `sigma`, and of its spatial features, `mu_s` and `sigma_s`.
 """
 
 import math
@@ -16,7 +16,8 @@ from dit_lab.checkpoints.reading import Listed
 from dit_lab.files import atomic
 from dit_lab.program import quoted
 
-NAMES = ("arr_0", "arr_1", "mu", "sigma")
+STATISTICS = (("mu", "sigma"), ("mu_s", "sigma_s"))
+NAMES = ("arr_0", "arr_1", *STATISTICS[0], *STATISTICS[1])
 FLOATS = (np.float16, np.float32, np.float64)
 ENCRYPTED = 1  # the flag of a zip's entry
 MOST_HEADER = 1000  # letters of an array's header, of which numpy writes some 100
@@ -119,13 +120,17 @@ def check(path: Path, arrays: dict[str, np.ndarray]) -> None:
         labels = arrays.get("arr_1")
         if labels is not None and (labels.shape != (len(pictures),) or not np.issubdtype(labels.dtype, np.integer)):
             raise ValueError(f"{path}: arr_1 should be {len(pictures)} whole numbers, the labels, not {told['arr_1']}")
-    if {"mu", "sigma"} <= arrays.keys():
-        mean, covariance = arrays["mu"], arrays["sigma"]
-        floats = all(array.dtype in FLOATS for array in (mean, covariance))
-        if not floats or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-            raise ValueError(
-                f"{path}: mu and sigma should be a mean of d and a covariance of d x d, "
-                f"not {told['mu']} and {told['sigma']}"
-            )
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError(f"{path}: mu or sigma holds NaN or Inf")
+    for names in STATISTICS:
+        if set(names) <= arrays.keys():
+            check_statistics(path, names, *(arrays[name] for name in names), [told[name] for name in names])
+
+
+def check_statistics(path: Path, names: tuple[str, str], mean, covariance, told: list[str]) -> None:
+    """Raise ValueError, in one sentence, unless these are a Gaussian's mean and covariance."""
+    floats = all(array.dtype in FLOATS for array in (mean, covariance))
+    if not floats or mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ValueError(
+            f"{path}: {' and '.join(names)} should be a mean of d and a covariance of d x d, not {' and '.join(told)}"
+        )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError(f"{path}: {' or '.join(names)} holds NaN or Inf")

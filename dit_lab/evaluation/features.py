@@ -4,6 +4,7 @@ The small ones saw real training pictures only. Those in `zoo/judges` ship with 
 trained when it is first needed. `python -m dit_lab.zoo.judge` makes one to ship.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import reduce, repeat
+from einops import rearrange, reduce, repeat
 from einops.layers.torch import Rearrange
 from torch import nn
 from tqdm.auto import tqdm
@@ -37,23 +38,35 @@ class Recipe(NamedTuple):
 # Digits need little; photographs more layers, batch norms between them, and flips.
 GREY = Recipe((32, 64), norm=False, mirror=False, epochs=4)
 COLOUR = Recipe((32, 64, 128, 256), norm=True, mirror=True, epochs=8)
+LEAST_STEPS = 400  # however few the pictures are
+HELD_BACK = 0.1  # of the pictures that one is trained on for a folder: what it says of them stands with it
+
+
+SPATIAL = 7  # channels of a map that make spatial features, as in sFID
 
 
 class Seen(NamedTuple):
-    """What a network saw in pictures: `features: n d, logits: n classes`."""
+    """What a network saw in pictures: `features: n d, logits: n classes`, and `spatial: n s`, where it has a map.
+
+    These are the first channels of a late map at each place, which still say where something is: `s = (h w c)`.
+    """
 
     features: torch.Tensor
     logits: torch.Tensor
+    spatial: torch.Tensor | None = None
 
 
 class Classifier(nn.Module):
-    """A small convolutional classifier of small pictures: `x: b c h w in [-1, 1] -> logits: b classes`."""
+    """A small convolutional classifier of small pictures: `x: b c h w in [-1, 1] -> logits: b classes`.
 
-    WIDTH = 128
+    `about` is what the file says that it was opened from, {} of one that was just made.
+    """
+
+    WIDTH, FLAT = 128, 3  # features, and the last layers, which make them of maps
 
     def __init__(self, channels: int, size: tuple[int, int], num_classes: int):
         super().__init__()
-        self.channels = channels
+        self.channels, self.about = channels, {}
         recipe = recipe_for(channels)
         widths = [w for level, w in enumerate(recipe.widths, start=1) if min(size) >> level]
         layers = []
@@ -68,11 +81,17 @@ class Classifier(nn.Module):
     def look(self, x) -> Seen:
         """What it sees in `x: b c h w`; one of grey pictures, in the mean of the colours."""
         x = reduce(x, "b c h w -> b 1 h w", "mean") if self.channels == 1 else x
-        features = self.features(x)
-        return Seen(features, self.head(features))
+        maps = self.features[: -self.FLAT](x)
+        features = self.features[-self.FLAT :](maps)
+        return Seen(features, self.head(features), spatial_of(maps))
 
     def forward(self, x):
         return self.look(x).logits
+
+
+def spatial_of(maps: torch.Tensor) -> torch.Tensor:
+    """Spatial features of `maps: b c h w`, in the order of ADM's: `-> b (h w c)`."""
+    return rearrange(maps[:, :SPATIAL], "b c h w -> b (h w c)")
 
 
 def recipe_for(channels: int) -> Recipe:
@@ -80,14 +99,20 @@ def recipe_for(channels: int) -> Recipe:
     return GREY if channels == 1 else COLOUR
 
 
-def train_classifier(images, *, epochs: int | None = None, batch_size: int = 128, seed: int = 0) -> Classifier:
-    """Fit a `Classifier` to real images (an `Images`), with Adam, a falling learning rate and small random shifts."""
+def train_classifier(images, *, among=None, epochs: int | None = None, batch_size: int = 128, seed=0) -> Classifier:
+    """Fit a `Classifier` to real images (an `Images`), with Adam, a falling learning rate and small random shifts.
+
+    `among` are the indices of those to take (None: all). It takes as many `epochs` as asked, else those of the recipe,
+    and more where these are fewer than `LEAST_STEPS`.
+    """
     torch.manual_seed(seed)
     channels, *size = images.shape
     recipe = recipe_for(channels)
     model = Classifier(channels, tuple(size), len(images.names))
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batches = [b for _ in range(epochs or recipe.epochs) for b in torch.randperm(len(images)).split(batch_size)]
+    among = torch.arange(len(images)) if among is None else torch.as_tensor(among)
+    epochs = epochs or max(recipe.epochs, math.ceil(LEAST_STEPS / math.ceil(len(among) / batch_size)))
+    batches = [among[b] for _ in range(epochs) for b in torch.randperm(len(among)).split(batch_size)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=len(batches))
     for indices in tqdm(batches, desc="classifier", unit="batch", mininterval=1):
         x, y = images.batch(indices.numpy())
@@ -106,8 +131,8 @@ def train_classifier(images, *, epochs: int | None = None, batch_size: int = 128
 @torch.no_grad()
 def judge(model: Classifier, x: torch.Tensor, batch_size: int = 500):
     """What the classifier sees: `x: b c h w -> (predicted classes: b, features: b 128)`."""
-    features, logits = map(torch.cat, zip(*(model.look(part) for part in x.split(batch_size)), strict=True))
-    return logits.argmax(-1), features
+    seen = [model.look(part) for part in x.split(batch_size)]
+    return torch.cat([each.logits for each in seen]).argmax(-1), torch.cat([each.features for each in seen])
 
 
 def everything(images) -> torch.Tensor:
@@ -116,17 +141,35 @@ def everything(images) -> torch.Tensor:
 
 
 def classifier_for(train, path: Path) -> Classifier:
-    """The classifier kept at `path`, trained on real images (an `Images`) the first time.
+    """The classifier kept at `path`, trained on real images (an `Images`) the first time, but for a part held back.
 
     Raises ValueError where what is kept there was made for other pictures.
     """
     if not path.exists():
         make_folder(path.parent)
         about = {"shape": list(train.shape), "classes": train.names, "fingerprint": train.fingerprint}
-        keep(path, train_classifier(train), about)
+        seen, unseen = parted(len(train))
+        model = train_classifier(train, among=seen)
+        keep(path, model, about | {"accuracy": accuracy_of(model, train, unseen), "held_back": len(unseen)})
     elif not same_set(known := read_safetensors(path)[1].get("fingerprint", {}), train):
         raise ValueError(f"{path} was trained on other pictures ({known}); remove it or choose another folder")
     return opened(path, train)
+
+
+def parted(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The indices of so many pictures in two, drawn at random: to train on, and a tenth, at least one, to hold back."""
+    order = np.random.default_rng(seed).permutation(count)
+    held_back = max(1, round(HELD_BACK * count))
+    return np.sort(order[held_back:]), np.sort(order[:held_back])
+
+
+def accuracy_of(model: Classifier, images, among: np.ndarray) -> float:
+    """The share of some real pictures (of an `Images`) whose class a classifier sees."""
+    right = 0
+    for indices in np.array_split(among, math.ceil(len(among) / 500)):
+        x, y = images.batch(indices)
+        right += (judge(model, x)[0] == y).sum().item()
+    return right / len(among)
 
 
 def judge_for(images, split: str, open_train: Callable, folder: Path) -> tuple[Classifier, str]:
@@ -149,9 +192,9 @@ def opened(path: Path, images) -> Classifier:
     """The classifier in a file, which fits the shape and the classes of `images`. Raises ValueError."""
     channels, *size = images.shape
     model = Classifier(channels, tuple(size), len(images.names))
-    tensors, about = read_safetensors(path)
+    tensors, model.about = read_safetensors(path)
     try:
-        if about.get("classes", images.names) != images.names:
+        if model.about.get("classes", images.names) != images.names:
             raise ValueError("its classes are others")
         model.load_state_dict(tensors)
     except (ValueError, RuntimeError) as error:
@@ -182,7 +225,7 @@ class Network:
         with tqdm(total=total, desc=f"looking at {what}", unit="", unit_scale=True, mininterval=1) as bar:
             for pixels in batches:
                 colours = repeat(pixels, "b c h w -> b (c copy) h w", copy=3 // pixels.shape[1])
-                parts.append(Seen(*(part.float().cpu() for part in self.look(torch.from_numpy(colours)))))
+                parts.append([part.float().cpu() for part in self.look(torch.from_numpy(colours)) if part is not None])
                 bar.update(len(pixels))
         return Seen(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -192,6 +235,8 @@ def small_network(images, split: str, open_train: Callable, folder: Path, device
     model, name = judge_for(images, split, open_train, folder)
     model = model.to(device)
     about = {"network": "small", "name": name, "checksum": checksum(model.state_dict())}
+    # One of an earlier version kept no accuracy.
+    about |= {each: model.about[each] for each in ("accuracy", "held_back") if each in model.about}
     return Network(lambda pixels: model.look(pixels.to(device) / 127.5 - 1), Classifier.WIDTH, about, images.names)
 
 

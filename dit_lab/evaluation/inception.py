@@ -17,18 +17,20 @@ import torch
 
 from dit_lab.checkpoints import CheckpointError
 from dit_lab.checkpoints.reading import read
-from dit_lab.evaluation.features import Network, Seen
+from dit_lab.evaluation.features import Network, Seen, spatial_of
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 SAME_FILE = "pt_inception-2015-12-05-6726825d.pth"  # pytorch-fid's name for it
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}"
 FEATURES = 2048
+MIXED_6 = "Mixed_6d"  # what TensorFlow's graph calls mixed_6
 
 
 def inception(path: Path | None, device) -> Network:
     """Inception with the weights in `path`, or in torch's cache of downloads. Raises ValueError where a part lacks.
 
-    What it gives are its 2048 features and its logits without bias, as the Inception score takes them.
+    What it gives are its 2048 features, its logits without bias, as the Inception score takes them, and the spatial
+    features of sFID as ADM has it: 7 channels of the first convolution of `mixed_6`, after its ReLU, at 17 x 17 places.
     """
     path = weights_file(path)
     with without_init("torch_fidelity"):
@@ -48,10 +50,11 @@ def inception(path: Path | None, device) -> Network:
         network = module.FeatureExtractorInceptionV3("inception", outputs, feature_extractor_weights_path=copied)
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold Inception's weights, the file of {URL}") from error
-    network = network.to(device)
+    network, maps = network.to(device), []
+    getattr(network, MIXED_6).branch1x1.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
     checksum = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # the released file's is in its name
     about = {"network": "inception", "weights": path.name, "sha256": checksum}
-    return Network(lambda pixels: Seen(*network(pixels.to(device))), FEATURES, about)
+    return Network(lambda pixels: Seen(*network(pixels.to(device)), spatial_of(maps.pop())), FEATURES, about)
 
 
 def weights_file(path: Path | None) -> Path:

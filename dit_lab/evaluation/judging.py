@@ -1,31 +1,16 @@
-"""What samples are judged with: a feature network, real pictures to compare with, and the figures that come out."""
+"""What samples are judged with: a feature network, and real pictures to compare with."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
-from tqdm.auto import tqdm
 
-from dit_lab.data import Images, open_data
+from dit_lab.data import CROPS, Images, judged_splits, open_data
 from dit_lab.evaluation import adm
-from dit_lab.evaluation.features import Network, Seen, small_network
+from dit_lab.evaluation.features import Network, small_network
 from dit_lab.evaluation.inception import inception
-from dit_lab.evaluation.metrics import (
-    NEIGHBOURS,
-    SPLITS,
-    agreement,
-    frechet_of_moments,
-    inception_score,
-    kernel_distance,
-    moments,
-    precision_recall,
-)
-
-NO_PICTURES = "the reference holds statistics only, no pictures"
 
 
 @dataclass(frozen=True)
@@ -35,9 +20,12 @@ class Judging:
     data: str | None = None
     """Real pictures, and what the small network knows: `digits`, a hub id such as ylecun/mnist, or a local folder."""
     split: str | None = None
-    """Part of the data to compare with (default: test; with Inception train, as is the field's habit)."""
+    """Part of the data to compare with (default: test, or, where there is none, tenth, which a training on rest has not
+    seen; with Inception train, as is the field's habit)."""
     size: int | None = None
-    """Crop real pictures to their middle square and resize it to this side, as in training (default: as they are)."""
+    """Make real pictures squares of this side, as in training (default: as they are)."""
+    crop: Literal[tuple(CROPS)] = "middle"
+    """How, as in training: the middle square, resized, or as ADM prepares ImageNet (adm)."""
     features: Literal["small", "inception"] = "small"
     """The project's own small network, or Inception for figures that compare with published ones."""
     inception: Path | None = None
@@ -49,13 +37,14 @@ class Judging:
 class Reference(NamedTuple):
     """Real `pixels: n c h w` in uint8, None where only features' `moments` are known; `images` where they have labels.
 
-    `images` is the labelled set (an `Images`) whose pixels they are.
+    `images` is the labelled set (an `Images`) whose pixels they are; `spatial` the moments of spatial features.
     """
 
     pixels: object
     moments: tuple[torch.Tensor, torch.Tensor] | None
     images: Images | None
     about: dict
+    spatial: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 def open_judge(judging: Judging, shape: tuple[int, int, int], classes: int, folder: Path, device):
@@ -68,14 +57,16 @@ def open_judge(judging: Judging, shape: tuple[int, int, int], classes: int, fold
     network = inception(judging.inception, device) if judging.features == "inception" else None
     reference = None if judging.reference is None else reference_batch(judging.reference, shape)
     if network is None or reference is None:
-        split = judging.split or ("test" if judging.features == "small" else "train")
-        images = open_data(judging.data, split=split, size=judging.size)
+        usual = None if judging.features == "small" else "train"
+        learnt, split = judged_splits(judging.data, judging.split or usual)
+        opened = lambda part: open_data(judging.data, split=part, size=judging.size, crop=judging.crop)
+        images = opened(split)
         check_fits(images, shape, classes)
         if network is None:
-            training = lambda: open_data(judging.data, split="train", size=judging.size)
-            network = small_network(images, split, training, folder, device)
+            network = small_network(images, split, lambda: opened(learnt), folder, device)
         if reference is None:
             about = {"data": judging.data, "split": split, "size": judging.size, "pictures": len(images)}
+            about |= {} if judging.crop == "middle" else {"crop": judging.crop}
             return network, Reference(images.pixels, None, images, about)
     return network, fitting(reference, network, judging.reference)
 
@@ -99,9 +90,12 @@ def reference_batch(path: Path, shape: tuple[int, int, int]) -> Reference:
     if pixels is not None and pixels.shape[2:] != shape[1:]:
         (h, w), (height, width) = shape[1:], pixels.shape[2:]
         raise ValueError(f"the model makes pictures of {h} x {w}, those in {path} are {height} x {width}")
-    known = tuple(torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma") if name in arrays)
+    known = [
+        tuple(torch.from_numpy(arrays[name]).double() for name in names) if set(names) <= arrays.keys() else None
+        for names in adm.STATISTICS
+    ]
     about = {"file": path.name, "pictures": None if pixels is None else len(pixels)}
-    return Reference(pixels, known if len(known) == 2 else None, None, about)
+    return Reference(pixels, known[0], None, about, known[1])
 
 
 def fitting(reference: Reference, network: Network, path: Path) -> Reference:
@@ -113,74 +107,4 @@ def fitting(reference: Reference, network: Network, path: Path) -> Reference:
             f"{path} holds statistics of {len(reference.moments[0])} features and no pictures; "
             f"{network.about['network']} has {network.width}"
         )
-    return reference._replace(moments=None)
-
-
-def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_size: int, seed: int):
-    """All figures that can be had, and why others cannot: `-> (figures by name, reasons by name)`.
-
-    `asked` are the labels of the samples (n) and the model's class names, None for a model without classes. Distances
-    have their published names (fid, kid) with Inception only, others with other networks, so that nobody compares them.
-    """
-    real = None
-    if reference.pixels is not None:
-        real = network.see(batches(reference.pixels, batch_size), len(reference.pixels), "real pictures")
-    known = network.about["network"] == "inception"
-    frechet, kernel = ("fid", "kid") if known else ("frechet", "kernel_distance")
-    spread = lambda name, pair: {name: pair[0], f"{name}_deviation": pair[1]}
-    todo = {
-        frechet: lambda: {frechet: distance(drawn, real, reference)},
-        kernel: lambda: spread(kernel, kernel_distance(real.features, drawn.features, seed)),
-        "precision and recall": lambda: dict(
-            zip(("precision", "recall"), precision_recall(real.features, drawn.features), strict=True)
-        ),
-    }
-    if known:
-        todo["inception_score"] = lambda: spread("inception_score", inception_score(drawn.logits, seed))
-    left_out = {name: reason for name in todo if (reason := obstacle(name, network, drawn, real, reference))}
-    figures = {}
-    for name in tqdm([name for name in todo if name not in left_out], desc="figures", delay=2):
-        figures |= todo[name]()
-    if not known and asked is not None:
-        labels, names = asked
-        if same_classes(names, network.classes):
-            figures["agreement"] = agreement(drawn.logits.argmax(1), torch.from_numpy(labels))
-        else:
-            left_out["agreement"] = "the model's classes have other names than the data's, or another order"
-    if not known and reference.images is not None:
-        labels = torch.from_numpy(reference.images.labels_shown)
-        figures["agreement_of_real"] = agreement(real.logits.argmax(1), labels)
-    return figures, left_out
-
-
-def same_classes(names: list[str], others: list[str]) -> bool:
-    """Whether class numbers mean the same by these names; mere numbers for names do not say."""
-    numbers = [str(number) for number in range(len(names))]
-    return names == others or numbers in (names, others)
-
-
-def distance(drawn: Seen, real: Seen | None, reference: Reference) -> float:
-    """The Fréchet distance of samples to the reference: to its own statistics where it has them."""
-    return frechet_of_moments(*moments(drawn.features), *(reference.moments or moments(real.features)))
-
-
-def obstacle(name: str, network: Network, drawn: Seen, real: Seen | None, reference: Reference) -> str | None:
-    """Why a figure cannot be had, None where it can."""
-    fitted = [drawn.features] if reference.moments else [drawn.features, *([real.features] if real else [])]
-    fewest = min(map(len, fitted)) if name in ("fid", "frechet") else len(drawn.features)
-    if name in ("fid", "frechet"):
-        # Fewer points than that span less than the whole space: the distance then tells their number.
-        least, why = network.width + 1, f"below that the covariance of {network.width} features is singular"
-    elif name == "inception_score":
-        least, why = 2 * SPLITS, f"it is the mean over {SPLITS} parts"
-    else:
-        if real is None:
-            return NO_PICTURES
-        fewest, least, why = min(fewest, len(real.features)), NEIGHBOURS + 1, "each needs its neighbours"
-    return f"{fewest} pictures are too few, it takes {least}: {why}" if fewest < least else None
-
-
-def batches(pixels, size: int) -> Iterator[np.ndarray]:
-    """Pictures `n c h w` in parts of at most `size`."""
-    for start in range(0, len(pixels), size):
-        yield pixels[np.arange(start, min(start + size, len(pixels)))]
+    return reference._replace(moments=None, spatial=None)

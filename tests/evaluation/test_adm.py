@@ -146,6 +146,9 @@ def test_pipes_devices_and_folders_are_not_waited_for(tmp_path):
         ({"mu": np.zeros(2, complex), "sigma": np.eye(2)}, "mu and sigma should be"),
         ({"mu": np.zeros((2, 1)), "sigma": np.eye(2)}, "mu and sigma should be"),
         ({"mu": np.zeros(2)}, "neither pictures"),
+        ({"mu_s": np.zeros(2), "sigma_s": np.eye(2)}, "neither pictures"),
+        ({"arr_0": PICTURES, "mu_s": np.zeros(2), "sigma_s": np.eye(3)}, "mu_s and sigma_s should be a mean of d"),
+        ({"arr_0": PICTURES, "mu_s": np.zeros(1), "sigma_s": np.full((1, 1), np.nan)}, "mu_s or sigma_s holds NaN"),
     ],
 )
 def test_labels_and_statistics_that_fit_nothing_are_refused(arrays, told, tmp_path):

@@ -83,6 +83,22 @@ def test_a_kept_classifier_of_other_pictures_with_the_same_classes_is_refused(tm
         classifier_for(digits, path)
 
 
+def test_one_trained_for_a_folder_holds_a_tenth_back_and_keeps_how_much_of_it_it_reads(tmp_path, digits):
+    network = small_network(digits, "train", lambda: digits, tmp_path, CPU)
+    assert network.about["held_back"] == round(len(digits) / 10) and 0.9 < network.about["accuracy"] <= 1
+    seen, unseen = features.parted(len(digits))
+    assert len({*seen, *unseen}) == len(digits) == len(seen) + len(unseen)
+    model = opened(tmp_path / "classifier.safetensors", digits)
+    x, y = digits.batch(unseen)
+    assert (judge(model, x)[0] == y).double().mean().item() == pytest.approx(network.about["accuracy"], abs=0.02)
+
+
+def test_of_few_pictures_it_takes_enough_steps_to_learn_them():
+    images = coloured(40)
+    x, y = images.batch(range(40))
+    assert (judge(train_classifier(images), x)[0] == y).double().mean() == 1
+
+
 def test_a_network_made_to_ship_is_found_again_by_the_labels_and_the_size_not_by_a_name(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(features, "JUDGES", tmp_path)
     judge_command(data="digits", out=tmp_path / "whatever.safetensors", epochs=1)
@@ -154,8 +170,42 @@ def test_inception_is_torch_fidelitys_network_with_the_weights_in_torchs_cache(r
     seen = network.see([pixels.numpy()], 2, "noise")
     expected = theirs(pixels)
     assert torch.equal(seen.features, expected[0]) and torch.equal(seen.logits, expected[1])
+    assert seen.spatial.shape == (2, 2023)
     assert seen.features.shape == (2, network.width) and network.about["weights"] == FILE
     assert "torchvision" not in sys.modules and "torch_fidelity" not in sys.modules
+
+
+def test_spatial_features_are_adms_first_seven_channels_of_mixed_6s_first_convolution(released, monkeypatch):
+    """`mixed_6/conv` is the 1 x 1 branch of torch-fidelity's Mixed_6d; here layer by layer, flattened as h w c."""
+    folder, theirs = released
+    monkeypatch.setenv("TORCH_HOME", str(folder.parents[1]))
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = import_resize(theirs)(pixels.float(), size=(299, 299), align_corners=False)
+    x = (x - 128) / 128
+    for name, layer in theirs.named_children():
+        if name == "Mixed_6d":
+            break
+        x = layer(x)
+    batch_norm = theirs.Mixed_6d.branch1x1.bn(theirs.Mixed_6d.branch1x1.conv(x))
+    expected = torch.relu(batch_norm).permute(0, 2, 3, 1)[..., :7].reshape(2, 17 * 17 * 7)
+    network = inception(None, CPU)
+    for _ in range(2):
+        assert torch.allclose(network.see([pixels.numpy()], 2, "noise").spatial, expected, rtol=1e-5, atol=1e-7)
+
+
+def import_resize(network):
+    """The resizing that Inception's own module uses."""
+    return sys.modules[type(network).__mro__[1].__module__].interpolate_bilinear_2d_like_tensorflow1x
+
+
+def test_a_small_networks_spatial_features_are_seven_channels_of_its_last_map():
+    model = Classifier(1, (8, 8), 10).eval()
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    map_of = model.features[:6](x)  # two times convolution, ReLU, pooling
+    assert map_of.shape == (3, 64, 2, 2)
+    expected = torch.stack([map_of[:, c, i, j] for i in range(2) for j in range(2) for c in range(7)], 1)
+    seen = model.look(x)
+    assert torch.equal(seen.spatial, expected) and torch.equal(seen.features, model.features(x))
 
 
 def test_missing_weights_are_told_with_where_to_get_them_and_where_to_put_them(monkeypatch, tmp_path):

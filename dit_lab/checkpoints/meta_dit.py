@@ -19,13 +19,12 @@ from dit_lab.models.layers import position_table, position_waves
 from dit_lab.models.presets import SIZES
 
 NAME = "meta_dit"
-ENDS = {
+FIRST = {
     "x_embedder.proj": "patch_embedding",
     "t_embedder.mlp.0": "time_embedding.up",
     "t_embedder.mlp.2": "time_embedding.down",
-    "final_layer.adaLN_modulation.1": "final_norm.modulation.linear",
-    "final_layer.linear": "out",
 }
+LAST = {"final_layer.linear": "out", "final_layer.adaLN_modulation.1": "final_norm.modulation.linear"}
 BLOCK = {
     "attn.qkv": "attn.qkv",
     "attn.proj": "attn.out",
@@ -34,7 +33,7 @@ BLOCK = {
     "adaLN_modulation.1": "modulation.linear",
 }
 POSITIONS = "pos_embed"
-SINGLE = {POSITIONS: "positions", "y_embedder.embedding_table.weight": "label_embedding.weight"}
+LABELS = "y_embedder.embedding_table.weight"
 KINDS = ("weight", "bias")
 LOOKED_AT = 2**18  # numbers of a position table at once
 HEADS = {shape["dim"]: shape["heads"] for shape in SIZES.values()}
@@ -46,10 +45,10 @@ def matches(tensors: dict) -> bool:
 
 
 def names(depth: int) -> dict[str, str]:
-    """Their name -> ours, of every tensor."""
+    """Their name -> ours, of every tensor, in the order of the original's parameters, by which AdamW numbers them."""
     blocks = {f"blocks.{n}.{theirs}": f"blocks.{n}.{ours}" for n in range(depth) for theirs, ours in BLOCK.items()}
-    layers = ENDS | blocks
-    return SINGLE | {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in KINDS}
+    both = lambda layers: {f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in layers.items() for kind in KINDS}
+    return {POSITIONS: "positions"} | both(FIRST) | {LABELS: "label_embedding.weight"} | both(blocks) | both(LAST)
 
 
 def to_ours(tensors: dict, config: DiTConfig) -> dict[str, torch.Tensor]:
@@ -81,7 +80,7 @@ def config_of(tensors: dict, told: Told, args: dict) -> DiTConfig:
     """
     try:
         dim, in_channels, p, _ = tensors["x_embedder.proj.weight"].shape
-        rows = tensors["y_embedder.embedding_table.weight"].shape[0]
+        rows = tensors[LABELS].shape[0]
         return DiTConfig(
             input_size=input_size_of(tensors, p, size_of(in_channels, told, args)),
             patch_size=p,

@@ -9,9 +9,10 @@ from dit_lab.diffusion.process import whole
 PRECISIONS = ("fp32", "bf16")
 PRECISION = Literal[("auto", *PRECISIONS)]
 SPREAD = Literal["uniform", "logit_normal"]
+TRACKER = Literal["tensorboard", "wandb"]
 DECAY = Literal["constant", "cosine", "linear"]
 # What may change when a run is continued: how long and how often, and what moves no more than the last digits.
-FREE = ("steps", "save_every", "sample_every", "tensorboard", "accumulate", "checkpointing", "compile", "shard")
+FREE = ("steps", "save_every", "sample_every", "tracker", "accumulate", "checkpointing", "compile", "shard")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TrainOptions:
     accumulate: int = 1
     """Passes that a process takes its share of a batch in, each with less memory; the step stays the same."""
     lr: float = 1e-4
-    """Learning rate of AdamW after the warm-up."""
+    """Learning rate of AdamW after the warm-up (the paper: 1e-4)."""
     warmup: int = 0
     """Steps over which the learning rate rises linearly from 0 (the paper: none)."""
     lr_decay: DECAY = "constant"
@@ -36,14 +37,15 @@ class TrainOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     """How slowly AdamW's moments of the gradient and of its square move (the paper: PyTorch's defaults, these)."""
     ema_decay: float | tuple[float, ...] = 0.9999
-    """Decay of the weights' moving average; the average is what is saved and sampled. Of several, the first."""
+    """Decay of the weights' moving average (the paper: 0.9999), which is what is saved and sampled. Of several, the
+    first."""
     ema_warmup: bool = True
     """Let the average follow faster at first, with a decay of at most (1 + step) / (10 + step); the original's is the
     same from its first step."""
     label_dropout: float = 0.1
-    """Probability that a label becomes the null label, so that guidance has an unconditional pass."""
+    """Probability that a label becomes the null label (the paper: 0.1), so that guidance has an unconditional pass."""
     times: SPREAD = "uniform"
-    """Which timesteps training draws: all alike, or (flow matching) those in the middle more often."""
+    """Which timesteps training draws: all alike, as in the paper, or (flow matching) those in the middle more often."""
     min_snr: float | None = None
     """Weight the steps by min(SNR, this) on the error of x0 (Min-SNR: 5); none is the paper's even weight."""
     clip: float | None = 1.0
@@ -65,8 +67,8 @@ class TrainOptions:
     """Steps between checkpoints."""
     sample_every: int = 0
     """Steps between grids of samples in the run's folder; 0: none."""
-    tensorboard: bool = False
-    """Also write losses and sample grids for TensorBoard, into the run's folder."""
+    tracker: tuple[TRACKER, ...] = ()
+    """Also give losses and sample grids to these: tensorboard (into the run's folder), wandb (Weights & Biases)."""
 
     def __post_init__(self):
         """Raise ValueError, in one sentence, on a value that makes no sense."""
@@ -90,6 +92,8 @@ class TrainOptions:
             wrong.append("ema_decay must be decays that differ")
         if not 0 <= self.label_dropout <= 1:
             wrong.append("label_dropout must be between 0 and 1")
+        if len(set(self.tracker)) < len(self.tracker) or not {*self.tracker} <= {*get_args(TRACKER)}:
+            wrong.append(f"tracker must be some of {', '.join(get_args(TRACKER))}, each once")
         for name, known in ("precision", PRECISION), ("times", SPREAD), ("lr_decay", DECAY):
             if getattr(self, name) not in get_args(known):
                 wrong.append(f"{name} must be one of {', '.join(get_args(known))}")

@@ -1,5 +1,6 @@
-"""What a run shows while it trains: a grid of samples of the averaged weights now and then, and TensorBoard."""
+"""What a run shows while it trains: a grid of samples of the averaged weights now and then, and curves."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from dit_lab.data import open_codec, write_grid
@@ -8,11 +9,12 @@ from dit_lab.files import clear, make_folder
 from dit_lab.training.options import TrainOptions
 from dit_lab.training.parallel import bare, processes
 from dit_lab.training.state import TrainState
+from dit_lab.training.trackers import Trackers
 
 COUNT = 16
 STEPS = 25
 CFG_SCALE = 2.0
-FOLDER, BOARD = "samples", "tensorboard"
+FOLDER = "samples"
 
 
 class Board:
@@ -23,7 +25,8 @@ class Board:
         main = out is not None and processes().is_main_process
         if main:
             clear(out / FOLDER, r"step-\d{7,}\.png")  # what a killed run half wrote
-        self.writer = board(out / BOARD, step) if main and options.tensorboard else None
+        about = {"data": images.fingerprint, **asdict(options)} if main and options.tracker else {}
+        self.trackers = Trackers(options.tracker if main else (), out, step, about)
         self.codec = open_codec(images.codec, channels=images.shape[0]) if main and self.every else None
 
     def due(self, step: int) -> bool:
@@ -32,10 +35,11 @@ class Board:
 
     def scalars(self, step: int, figures: dict[str, float]) -> None:
         """Add the figures of a line of the loss log."""
-        if self.writer:
-            for name, value in figures.items():
-                self.writer.add_scalar(name, value, step)
-            self.writer.flush()
+        self.trackers.scalars(step, figures)
+
+    def close(self) -> None:
+        """Have the trackers write or send what they have."""
+        self.trackers.close()
 
     def samples(self, state: TrainState) -> None:
         """Draw the classes in turn with the first average, always from the same noise. Every process must ask."""
@@ -48,13 +52,4 @@ class Board:
         pictures = self.codec.decode(latents)
         make_folder(self.out / FOLDER)
         write_grid(self.out / FOLDER / f"step-{state.step:07}.png", pictures)
-        if self.writer:
-            self.writer.add_images("samples", (pictures + 1) / 2, state.step)
-            self.writer.flush()
-
-
-def board(folder: Path, step: int):
-    """TensorBoard's writer; what a killed run wrote after `step` is left out of the curves."""
-    from torch.utils.tensorboard import SummaryWriter  # here: it takes a second, and not every run wants it
-
-    return SummaryWriter(str(folder), purge_step=step + 1)
+        self.trackers.pictures(state.step, pictures)

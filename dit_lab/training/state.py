@@ -46,12 +46,19 @@ class TrainState:
 
     @classmethod
     def fresh(
-        cls, model: nn.Module, lr: float, decays=(0.9999,), shard: bool = False, ema_warmup: bool = True, **adamw
-    ) -> "TrainState":
-        """AdamW, by default without decay as in the paper (section 4), and averages that start at the weights."""
+        cls, model: nn.Module, lr: float, decays=(0.9999,), shard: bool = False, ema_warmup: bool = True, into=None,
+        **adamw,
+    ) -> "TrainState":  # fmt: skip
+        """AdamW, by default without decay as in the paper (section 4), and averages that start at the weights.
+
+        The first average's tensors are those of the model `into`, where one is given.
+        """
         model = share_out(model, shard)
         named = {name: parameter.detach() for name, parameter in bare(model).named_parameters()}
         averages = {decay: {name: tensor.clone() for name, tensor in named.items()} for decay in decays}
+        if into is not None:
+            into.requires_grad_(False).eval().load_state_dict(bare(model).state_dict())
+            averages[next(iter(averages))] = {name: tensor.detach() for name, tensor in into.named_parameters()}
         optimiser = torch.optim.AdamW(model.parameters(), lr=lr, fused=True, **(dict(weight_decay=0) | adamw))
         return cls(model, averages, optimiser, ema_warmup=ema_warmup)
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from dit_lab.checkpoints import MetaRun
 from dit_lab.data import DataError
 from dit_lab.diffusion import Process, process_of
 from dit_lab.models import check_compiler, uses_bf16
@@ -24,10 +25,12 @@ from dit_lab.training.batches import draw, draw_all, order, parts
 from dit_lab.training.folder import birth, checkpoint, log, open_folder
 from dit_lab.training.loader import EARLY, ahead, pinned
 from dit_lab.training.options import PRECISIONS, TrainOptions
+from dit_lab.training.others import take_over
 from dit_lab.training.parallel import bare, complete, mean, processes, unshared
 from dit_lab.training.precision import faster, timed
 from dit_lab.training.preview import Board
 from dit_lab.training.state import TrainState
+from dit_lab.training.trackers import check_trackers
 
 LOG_EVERY = 50
 LOGGED = ("loss", "mse", "vb", "gradient_norm", "images_per_second")
@@ -51,13 +54,19 @@ class NonFiniteLoss(RuntimeError):
     """The loss or its gradient turned NaN or infinite; the last checkpoint before it stays."""
 
 
-def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=False) -> Iterator[TrainStep]:  # noqa: B008
+def train(
+    model: nn.Module, images, options=TrainOptions(), *, out=None, resume=False, average: nn.Module | None = None,  # noqa: B008
+    theirs: MetaRun | None = None,
+) -> Iterator[TrainStep]:  # fmt: skip
     """Train `model` on `images`, yielding a `TrainStep` after each optimiser step.
 
-    `model` itself ends with the weights as trained; their average, which is what to sample from, is in `out`.
-    With `out`, a checkpoint is written every `save_every` steps, at the end, and when the caller stops early: the
-    averaged model in our own format, then `state.safetensors` to `resume` from, bit-exactly on a CPU; and `log.jsonl`
-    gets the mean losses of every 50 steps. Under a launcher every process calls it alike, its model on its own device.
+    `model` itself ends with the weights as trained; their average, which is what to sample from, is in `out`, and in
+    memory where an `average` is given: a second model of the same config, whose weights are the (first) average's from
+    now on, after each step. `theirs` is a run of the original's, of which this is the model: it goes on after its last
+    step with its average and its optimiser's moments (`recipe` gives its options). With `out`, a checkpoint is written
+    every `save_every` steps, at the end, and when the caller stops early: the averaged model in our own format, then
+    `state.safetensors` to `resume` from, bit-exactly on a CPU; and `log.jsonl` gets the mean losses of every 50 steps.
+    Under a launcher every process calls it alike, its model on its own device.
     Raises ValueError, before any work, on a folder that holds another run or (with `resume`) none, or where somebody is
     at work; NonFiniteLoss when training diverges, the step named; DataError where it is the data that holds NaN or Inf.
     """
@@ -67,10 +76,15 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
             f"the model takes pictures of {spelt(taken)} (c h w) in {model.config.num_classes} classes, "
             f"these are {spelt(given)} in {len(images.names)}"
         )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("the model has no weights that could be trained")
+    if average is not None and (options.shard or average is model or average.config != model.config):
+        raise ValueError("the average must be another model of the same config, and of a run that is not sharded")
     if options.label_dropout and not model.config.null_label:
         raise ValueError("the model has no null label that dropped labels could become; give label_dropout=0")
     process, crew = process_of(model.config), processes()
     process.times(0, torch.Generator(), options.times)  # refused now, before any work, where it does not fit
+    check_trackers(options.tracker)
     share = parts(options, crew.process_index, crew.num_processes)
     if options.compile:
         check_compiler(next(model.parameters()).device)
@@ -78,11 +92,13 @@ def train(model: nn.Module, images, options=TrainOptions(), *, out=None, resume=
             block.compile()
     start = {} if out is None else birth(Path(out), model)  # while the weights are whole on every process
     adamw = dict(betas=tuple(map(float, options.betas)), weight_decay=options.weight_decay)
-    state = TrainState.fresh(model, options.lr, options.decays, options.shard, options.ema_warmup, **adamw)
+    state = TrainState.fresh(model, options.lr, options.decays, options.shard, options.ema_warmup, average, **adamw)
+    if theirs is not None:
+        take_over(state, theirs)
     held = ExitStack()
     if out is not None:
         # What a run meant that was started before these were kept.
-        known = {"option": TrainOptions().fixed, "data": images.fingerprint}
+        known = {"option": TrainOptions().fixed, "data": images.fingerprint | {"crop": "middle"}}
         held = open_folder(Path(out), state, identity(state, images, options) | start, resume, known)
     elif resume:
         raise ValueError("resume needs the folder of the run: give out")
@@ -136,7 +152,7 @@ def loop(state: TrainState, images, process: Process, options: TrainOptions, sha
     made = lambda step: [pinned(batch, device) for batch in draw_all(images, step, process, options, share)]
     batches = ahead(made, range(state.step, options.steps), EARLY[device.type])
     try:
-        with closing(batches), recomputing(bare(state.model), options.checkpointing):
+        with closing(board), closing(batches), recomputing(bare(state.model), options.checkpointing):
             state.precision = state.precision or chosen(state, made, process, options)
             while state.step < options.steps:
                 step = advance(state, batches, process, options)

@@ -140,3 +140,41 @@ def test_the_command_line_takes_a_whole_recipe(command, tmp_path):
         option = json.loads(file.metadata()["dit_lab"])["run"]["option"]
     told = dict(lr_decay="cosine-over-2-steps", weight_decay=0.03, betas=[0.9, 0.95], ema_warmup=False, clip=None)
     assert {name: option[name] for name in told} == told
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [dict(steps=1, batch_size=1, accumulate=1, save_every=1), dict(warmup=0, seed=0, sample_every=0)]
+    + [dict(steps=2**63 - 1, seed=2**63 - 1), dict(label_dropout=0.0), dict(label_dropout=1.0), dict(ema_decay=0.0)]
+    + [dict(ema_decay=1.0), dict(betas=(0.0, 0.0)), dict(weight_decay=0.0), dict(clip=None, min_snr=None)]
+    + [dict(times="logit_normal", tracker=("tensorboard", "wandb"))],
+    ids=str,
+)
+def test_the_last_values_that_make_sense_are_taken(edge):
+    assert all(getattr(TrainOptions(**edge), name) == value for name, value in edge.items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (dict(lr=0.0), "lr must be a finite number above 0, not 0.0"),
+        (dict(clip=0.0), "clip must be a finite number above 0 or None, not 0.0"),
+        (dict(min_snr=-1.0), "min_snr must be a finite number above 0 or None, not -1.0"),
+        (dict(save_every=0), "save_every must be a whole number of at least 1 and 63 bits at most, not 0"),
+        (dict(seed=2**63), f"seed must be a whole number of at least 0 and 63 bits at most, not {2**63}"),
+        (dict(steps=True), "steps must be a whole number of at least 1 and 63 bits at most, not True"),
+        (dict(ema_decay=()), "ema_decay must be between 0 and 1, not ()"),
+        (dict(ema_decay=(0.9, -0.1)), "ema_decay must be between 0 and 1, not (0.9, -0.1)"),
+        (dict(ema_decay=(0.9, 0.9)), "ema_decay must be decays that differ, not (0.9, 0.9)"),
+        (dict(precision="fp16"), "precision must be one of auto, fp32, bf16, not fp16"),
+        (dict(times="late"), "times must be one of uniform, logit_normal, not late"),
+        (dict(lr_decay="step"), "lr_decay must be one of constant, cosine, linear, not step"),
+        (dict(betas=(0.9,), label_dropout=2), "betas must be two numbers from 0 to below 1, not (0.9,), label_dropout "
+                                              "must be between 0 and 1, not 2"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_impossible_is_said_with_what_would_be_possible(wrong, told):
+    with pytest.raises(ValueError) as caught:
+        TrainOptions(**wrong)
+    assert str(caught.value) == told

@@ -85,6 +85,36 @@ def test_the_average_follows_its_closed_form(digits):
     torch.testing.assert_close(state.averaged().out.weight, expected[0])
 
 
+def test_the_average_can_be_watched_in_memory_and_is_the_one_that_is_saved(digits, tmp_path):
+    plain, model = tiny(), tiny()
+    average = copy.deepcopy(model)
+    list(train(plain, digits, QUICK))
+    for step in train(model, digits, replace(QUICK, ema_decay=(0.5, 0.9)), out=tmp_path, average=average):
+        moved = not torch.equal(average.out.weight, model.out.weight)
+        assert moved and average.out.weight.any() and not average.training, step
+    assert_same(load(tmp_path).model.state_dict(), average.state_dict())
+    assert_same(model.state_dict(), plain.state_dict())  # watching changes no bit of what is trained
+    again = tiny()
+    next(train(tiny(), digits, replace(QUICK, steps=4, ema_decay=(0.5, 0.9)), out=tmp_path, resume=True, average=again))
+    assert not torch.equal(again.out.weight, average.out.weight)
+
+
+def test_a_set_of_the_callers_own_that_gives_batches_is_trained_on_in_memory(digits):
+    class Half:
+        shape, names, codec = digits.shape, digits.names, digits.codec
+        __len__ = lambda self: len(digits) // 2
+        batch = lambda self, indices, mirrored=None, noise=None: digits.batch(indices, mirrored, noise)
+
+    assert [step.step for step in train(tiny(), Half(), QUICK)] == [1, 2, 3]
+
+
+def test_an_average_that_cannot_follow_is_refused(digits):
+    model = tiny()
+    for average, options in (model, QUICK), (tiny(dim=16), QUICK), (tiny(), replace(QUICK, shard=True)):
+        with pytest.raises(ValueError, match="another model of the same config"):
+            train(model, digits, options, average=average)
+
+
 def test_labels_are_dropped_at_the_asked_rate(digits):
     for rate in 0.0, 0.1, 1.0:
         _, _, y, _ = draw(digits, 0, Diffusion.named(), TrainOptions(batch_size=4000, label_dropout=rate))
@@ -182,7 +212,7 @@ def test_an_impossible_option_is_one_sentence(name, value):
 
 
 def test_a_grid_of_samples_is_drawn_from_the_average_now_and_then(digits, tmp_path):
-    options = replace(QUICK, steps=4, sample_every=2, tensorboard=True, save_every=4)
+    options = replace(QUICK, steps=4, sample_every=2, tracker=("tensorboard",), save_every=4)
     model = tiny()
     assert len(list(train(model, digits, options, out=tmp_path))) == 4
     grids = sorted((tmp_path / "samples").iterdir())

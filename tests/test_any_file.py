@@ -66,9 +66,9 @@ def with_values(data: bytes, edits) -> bytes:
     for number, value, inside in edits:
         metadata = content.get("__metadata__") if isinstance(content, dict) else None
         held = metadata.get("dit_lab") if inside and isinstance(metadata, dict) else None
-        if isinstance(held, str):
+        try:
             metadata["dit_lab"] = json.dumps(anywhere_else(json.loads(held), number, value))
-        else:
+        except (TypeError, ValueError):  # there is none within it, or not any more
             content = anywhere_else(content, number, value)
     text = json.dumps(content).encode()
     return struct.pack("<Q", len(text)) + text + rest if rest else text

@@ -26,7 +26,7 @@ from dit_lab.inside.trace import TraceError, branches, place
 from dit_lab.inside.trajectory import Trajectory
 from dit_lab.program import quoted
 
-ONE_PREDICTION = "ddim", "ddpm", "euler"  # the samplers whose step follows from one prediction alone
+ONE_PREDICTION = "ddim", "ddpm", "euler", "sde"  # the samplers whose step follows from one prediction alone
 
 
 class Cell(NamedTuple):
@@ -181,7 +181,7 @@ def weights(trajectory: Trajectory) -> tuple[list[float], float]:
     """What each step's velocity, and the first noise, is multiplied by on its way to the final picture.
 
     A step is x' = A x + B velocity; the weight of a velocity is its own B times the A of all steps after it. A solver
-    that asks twice, or looks back, is taken as Euler's, which goes where one prediction points.
+    that asks twice, or looks back, is taken as Euler's, which goes where one prediction points; so is one's own.
     """
     name = trajectory.options["sampler"]
     sampler, process = SAMPLERS[name if name in ONE_PREDICTION else "euler"], trajectory.process

@@ -3,23 +3,25 @@
 Switching off one head moves a picture; whether it moves it more than another head would is what an effect says.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from random import Random
 
 import torch
 from einops import reduce
 from torch import nn
-from tqdm.auto import tqdm
 
 from dit_lab.diffusion.process import whole
 from dit_lab.inside.editing import Edit, check_edits
 from dit_lab.inside.edits import Channels, Label
 from dit_lab.inside.geometry import Box
-from dit_lab.inside.rerun import rerun
+from dit_lab.inside.rerun import rerunning, to_end
 from dit_lab.inside.run import CONDITION_TOKENS, region_mask
 from dit_lab.inside.trace import TraceError, place
 from dit_lab.inside.trajectory import Trajectory
+from dit_lab.inside.walking import relayed
 from dit_lab.models import BLOCKS, Block
 from dit_lab.program import quoted
 
@@ -56,21 +58,45 @@ def effect(
     """
     if not whole(controls) or controls < 1:
         raise TraceError(f"controls must be a whole number of at least 1, not {quoted(controls)}")
-    check_edits(model, [edit], trajectory)
+    edits = [edit, *controls_of(trajectory, model, edit, controls)]
+    walking = effects(trajectory, model, edits, steps=steps, region=region)
+    return to_end(walking, "edit and controls", len(edits), lambda step: step[2] is not None)
+
+
+def effects(
+    trajectory: Trajectory, model, edits: list[Edit], *, steps=None, region: torch.Tensor | Box | None = None
+) -> Generator[tuple[int, int, dict | None], None, Effect]:
+    """The `effect` of the first of some edits beside the others, its controls, step by step.
+
+    Yields the number of the edit, that of the step that was taken, and None, once more after a walk's last step with
+    what `rerun` gives; returns the Effect. Raises TraceError at once.
+    """
+    check_edits(model, edits, trajectory)
     mask = region_mask(region, tuple(trajectory.x.shape[-2:]))
-    edits = [edit, *others(trajectory, model, edit, controls)]
+    return measured(trajectory, edits, [rerunning(trajectory, model, each, steps=steps) for each in edits], mask)
+
+
+def measured(trajectory: Trajectory, edits, walks, mask) -> Generator[tuple[int, int, dict | None], None, Effect]:
+    """What `effects` gives, all arguments checked; `walks` are the reruns that have not begun."""
     distances = []
-    for each in tqdm(edits, desc="edit and controls", leave=False, disable=None):
-        walked = rerun(trajectory, model, each, steps=steps)
+    for number, walk in enumerate(walks):
+        walked = yield from relayed(walk, partial(step_of, number))
         told = [(walked[name] - getattr(trajectory, name))[..., mask] for name in ("sample", "x0")]
         distances.append((told[0].square().mean().sqrt(), reduce(told[1] ** 2, "step b c p -> step", "mean").sqrt()))
+        yield number, len(trajectory.t) - 1, walked
     pictures, x0 = map(torch.stack, zip(*distances, strict=True))
     rank = 1 + (pictures[1:] >= pictures[0]).sum().item()
-    return Effect(edit, edits[1:], pictures[0].item(), pictures[1:], x0[0], x0[1:], rank)
+    return Effect(edits[0], edits[1:], pictures[0].item(), pictures[1:], x0[0], x0[1:], rank)
 
 
-def others(trajectory: Trajectory, model, edit: Edit, count: int) -> list[Edit]:
-    """Different controls of an edit, as many as asked for, or as there are."""
+def step_of(number: int, step: int) -> tuple[int, int, None]:
+    """A step of the walk with an edit of that number, as `effects` tells it."""
+    return number, step, None
+
+
+def controls_of(trajectory: Trajectory, model, edit: Edit, count: int) -> list[Edit]:
+    """Different controls of an edit of a run, as many as asked for, or as there are. Raises TraceError on none."""
+    check_edits(model, [edit], trajectory)
     size, found = tuple(trajectory.x.shape[-2:]), []
     for wide, seed in product((False, True), range(TRIES * count)):
         other = control(edit, model, seed, size=size, wide=wide)

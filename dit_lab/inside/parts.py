@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import nn
 
+from dit_lab.diffusion.checks import OWN
 from dit_lab.inside.run import Run
 from dit_lab.inside.trace import TraceError, branches, hook, modulation_of
 from dit_lab.models import DiT, UDiT
@@ -87,6 +88,15 @@ def halves(run: Run, step: int, half: str) -> tuple[list[str], Callable]:
     guidance = run.guidance(step)
     if half == "guided" and guidance is None:
         raise TraceError(f'step {step} of this run was taken without guidance, so there is no mix: take half "cond"')
+    if half == "guided" and isinstance(run.options["guide"], dict):
+        raise TraceError(
+            'this run\'s guidance was rescaled, so the mix is not a sum of its halves: take "cond" or "uncond"'
+        )
+    if half == "guided" and run.options["guide"] == OWN:
+        raise TraceError(
+            "this run was guided by a function of its maker's, which is not kept, so the mix is not known: take half "
+            '"cond" or "uncond"'
+        )
     return (["cond", "uncond"], guidance.mix) if half == "guided" else ([half], lambda only: only)
 
 

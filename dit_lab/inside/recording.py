@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from dit_lab.diffusion import Step, process_of, sample
-from dit_lab.diffusion.checks import clips, whole_labels
+from dit_lab.diffusion.checks import OWN, clips, whole_labels
 from dit_lab.inside.run import kept, stacked
 from dit_lab.inside.trace import TraceError
 from dit_lab.inside.trajectory import Trajectory
@@ -36,7 +36,10 @@ class Recording:
         for step in steps:
             steps_kept.append(kept(step))
             yield step
-        self.finished = Trajectory(self.config, self.labels, self.options, **stacked(steps_kept, step))
+        walked = stacked(steps_kept, step)
+        if isinstance(self.options["steps"], list):
+            self.options["steps"] = walked["t"]  # of a diffusion's that are not whole, fp32
+        self.finished = Trajectory(self.config, self.labels, self.options, **walked)
 
     @property
     def trajectory(self) -> Trajectory:
@@ -55,7 +58,9 @@ def record(model: nn.Module, labels, **options) -> Trajectory:
 
 
 def plain(value):
-    """An option as JSON has it: lists for tuples, Python's numbers for numpy's."""
+    """An option as JSON has it: lists for tuples, Python's numbers for numpy's, a function's words, if any."""
+    if callable(value):
+        return getattr(value, "words", OWN)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(each) for each in value]
     return value.tolist() if hasattr(value, "tolist") else value

@@ -1,15 +1,17 @@
 """A recorded run walked again, with edits at some of its steps: the same noise, the same labels, the same options."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 
 from torch import nn
 from tqdm.auto import tqdm
 
 from dit_lab.diffusion import sample
+from dit_lab.diffusion.checks import OWN
 from dit_lab.inside.editing import Edit, Walk, check_edits, hung
 from dit_lab.inside.run import Run, kept, numbers, stacked
 from dit_lab.inside.trace import TraceError, place
+from dit_lab.inside.walking import ended, relayed
 from dit_lab.program import quoted
 
 
@@ -18,8 +20,18 @@ def rerun(run: Run, model: nn.Module, *edits: Edit, steps: Sequence[int] | None 
 
     Without edits it is the run itself, bit for bit, on the machine that recorded it. Both calls that a step of Heun's
     method makes are that step's. Raises TraceError on edits that the model has no place for, on steps that are not
-    there, and on a run that cannot be walked again: recorded with another model, with injected noise or in a process of
-    one's own.
+    there, and on a run that cannot be walked again: recorded with another model, with injected noise, or with a
+    sampler, a guide or a process of one's own.
+    """
+    return to_end(rerunning(run, model, *edits, steps=steps), "edited run", len(run.t))
+
+
+def rerunning(
+    run: Run, model: nn.Module, *edits: Edit, steps: Sequence[int] | None = None
+) -> Generator[int, None, dict]:
+    """`rerun` step by step: yields the number of each step that was taken, and returns what it comes to.
+
+    Between two steps the model is what it was, so that others may look into it. Raises TraceError at once.
     """
     check_edits(model, edits, run)
     active = active_steps(steps, len(run.t))
@@ -27,13 +39,25 @@ def rerun(run: Run, model: nn.Module, *edits: Edit, steps: Sequence[int] | None 
         raise TraceError(
             "this run's noise was injected and is not kept, so it cannot be run again: record it with a seed"
         )
+    for name, instead in ("sampler", "one of the samplers that have a name"), ("guide", "the usual guidance"):
+        if run.options[name] == OWN:
+            raise TraceError(
+                f"this run's {name} was a function of its maker's and is not kept, so it cannot be run again: record "
+                f"it with {instead}"
+            )
     _ = run.process  # which refuses a run that walked one of its own
+    return walked(run, model, edits, active)
+
+
+def walked(run: Run, model: nn.Module, edits, active: set[int]) -> Generator[int, None, dict]:
+    """The walk behind `rerunning`, all arguments checked."""
     walk, steps_kept = Walk(run), []
-    walked = sample(model, run.labels, **run.options)
-    for walk.step in tqdm(range(len(run.t)), desc="edited run", leave=False, disable=None):
+    walked = sample(model, run.labels, **run.asked)
+    for walk.step in range(len(run.t)):
         with hung(model, edits, walk) if walk.step in active else nullcontext():
             step = next(walked)
         steps_kept.append(kept(step))
+        yield walk.step
     return stacked(steps_kept, step)
 
 
@@ -43,3 +67,9 @@ def active_steps(steps, count: int) -> set[int]:
     if not asked:
         raise TraceError(f"steps must name at least one step from 0 to {count - 1}, not {quoted(steps)}")
     return {place("step", step, count) for step in asked}
+
+
+def to_end(walking: Generator, told: str, total: int, counts=lambda step: True):
+    """What a generator returns, after a bar of those of its steps that `counts` tells."""
+    with tqdm(total=total, desc=told, leave=False, disable=None) as bar:
+        return ended(relayed(walking, lambda step: bar.update(counts(step))))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from dit_lab.diffusion import Process, Step, process_of
+from dit_lab.diffusion.guides import guide_of
 from dit_lab.diffusion.process import PREDICTIONS
 from dit_lab.diffusion.sampling import Guidance
 from dit_lab.diffusion.solvers import shortened
@@ -54,6 +55,11 @@ class Run:
             check_parts(self)
         except (TypeError, ValueError) as error:
             raise TraceError(f"this is not a whole trajectory: {error}") from error
+
+    @property
+    def asked(self) -> dict:
+        """The `options` as `sample` takes them, for another run like this one."""
+        return self.options | {"guide": guide_of(self.options["guide"])}
 
     @property
     def grid(self) -> tuple[int, int]:

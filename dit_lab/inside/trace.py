@@ -140,8 +140,10 @@ def watch(model: nn.Module, attention="all", modulation: bool = True, features: 
     """Look into the forwards of `model` inside the `with` block: `with watch(model) as seen: model(x, t, y)`.
 
     `attention` is a list of block numbers, "all" or None. The hooks are gone on exit, exceptions included. Raises
-    TraceError on a block that does not exist, and on exit when nothing was seen.
+    TraceError on a block that does not exist, on a network without any, and on exit when nothing was seen.
     """
+    if not hasattr(model, "blocks"):
+        raise TraceError("a network of one's own has no blocks that can be looked into: give a DiT or a subclass")
     seen, chosen = Seen(), chosen_blocks(attention, len(model.blocks))
     with ExitStack() as hooks:
         for number, block in enumerate(model.blocks):

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from dit_lab.checkpoints import map_tensors
-from dit_lab.diffusion import SAMPLERS, process_of, sample
-from dit_lab.diffusion.checks import ETA, check, whole_labels
+from dit_lab.diffusion import SAMPLERS, Task, process_of, sample
+from dit_lab.diffusion.checks import ETA, OWN, check, whole_labels
+from dit_lab.diffusion.guides import guide_of
 from dit_lab.diffusion.process import check_steps, whole
 from dit_lab.files import json_object, write_tensors
 from dit_lab.inside.trace import TraceError
@@ -19,7 +20,8 @@ MOST_STEPS = 2**20
 FORMAT, VERSION = "dit_lab trajectory", 1
 TENSORS = ("x", "x0", "eps", "sample")
 DESCRIPTION = ("config", "labels", "options", "t")
-# Every option of `sample` that a file can hold; injected noise and a process of one's own are not among them.
+# Every option of `sample` that a file can hold; injected noise and a process of one's own are not among them, and of a
+# sampler or a guide that was a function only that it was (`OWN`), but for guides that have words.
 OPTIONS = {
     name: option.default
     for name, option in signature(sample).parameters.items()
@@ -69,18 +71,29 @@ def described(path, metadata: dict) -> dict:
         raise TraceError(f"{path} is damaged: {error}") from error
 
 
-def sampled_by(fields) -> Config:
-    """The config of a trajectory, of a model that can be built and sampled. Raises ValueError on any other."""
+def sampled_by(fields) -> Config | Task:
+    """The config of a trajectory, of a model that can be built and sampled. Raises ValueError on any other.
+
+    Of a network of one's own it is the `Task`, which builds nothing.
+    """
     if not isinstance(fields, dict):
         raise ValueError(f"its config should be a JSON object, not {quoted(fields)}")
+    if fields.get("architecture") == Task.architecture:
+        return Task(**{name: value for name, value in fields.items() if name != "architecture"})
     config = config_of(fields)
     process_of(config)
     return config
 
 
 def of_today(options):
-    """The options of a file, an older one's as they would be said now: nothing was clipped, and a vain eta is none."""
-    if not isinstance(options, dict) or "clip_x0" in options:
+    """The options of a file, an older one's as they would be said now.
+
+    There was no guide of one's own; before that nothing was clipped, and a vain eta is none.
+    """
+    if not isinstance(options, dict):
+        return options
+    options = {"guide": None} | options
+    if "clip_x0" in options:
         return options
     vain = {"eta": 0.0} if "eta" in options and options.get("sampler") != ETA else {}
     return options | vain | {"clip_x0": False}
@@ -89,12 +102,13 @@ def of_today(options):
 def check_parts(trajectory) -> None:
     """Raise ValueError or TypeError, in one sentence, unless the parts of a trajectory fit each other."""
     config, options = trajectory.config, trajectory.options
-    if config.block not in BLOCKS:
+    if not isinstance(config, Task) and config.block not in BLOCKS:
         raise ValueError(f"there is no conditioning block {quoted(config.block)}; there are {', '.join(BLOCKS)}")
     if not isinstance(options, dict) or set(options) != set(OPTIONS):
         raise ValueError(f"the options must be {', '.join(OPTIONS)}")
-    taken = {name: value for name, value in options.items() if name not in ("steps", "size")}
-    check(config, SAMPLERS, **taken | {"seed": 0 if options["seed"] is None else options["seed"]})
+    taken = {name: value for name, value in options.items() if name not in ("steps", "size", "guide")}
+    check(config, (*SAMPLERS, OWN), **taken | {"seed": 0 if options["seed"] is None else options["seed"]})
+    guide_of(options["guide"])
     t, listed = trajectory.t, isinstance(options["steps"], list)
     check_steps(steps := len(options["steps"]) if listed else options["steps"], MOST_STEPS)
     labels = whole_labels(trajectory.labels, config.num_classes, config.null_label)

@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 from shared import random_model, random_udit
 
 import dit_lab
+from dit_lab.diffusion import SAMPLERS
 from dit_lab.inside import Box, Cell, Part, Scale, TraceError, attribute, causal_map, cells, intervene, record
 from dit_lab.inside.causal import weights
 from dit_lab.models import BLOCKS
@@ -29,7 +30,7 @@ def digits():
     return model, record(model, [7, 3], steps=6, cfg_scale=2.0, seed=0)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "euler", "heun", "dpmpp", "dpmpp3", "unipc"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_shares_of_parts_noise_and_rest_add_up_to_the_regions_picture(block, sampler):
     model = random_model(block, prediction="v")

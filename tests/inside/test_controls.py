@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from looks import hooks_left
 from shared import random_model, random_udit
 
 from dit_lab.inside import Box, TraceError, record
-from dit_lab.inside.controls import control, effect
+from dit_lab.inside.controls import control, controls_of, effect, effects
 from dit_lab.inside.edits import Channels, Cut, Label, Modulate, Patch, Scale, Temperature, edited
 from dit_lab.inside.rerun import rerun
 
@@ -143,13 +144,35 @@ def test_an_effect_is_the_distance_that_the_edit_and_its_controls_move_a_run():
     ):
         moved = rerun(run, MODEL, each)
         distance = np.sqrt(np.mean((moved["sample"] - run.sample).numpy() ** 2))
-        assert abs(distance - float(picture)) < 1e-6
+        np.testing.assert_allclose(float(picture), distance, rtol=1e-6)
         steps = np.sqrt(np.mean((moved["x0"] - run.x0).numpy() ** 2, axis=(1, 2, 3, 4)))
         np.testing.assert_allclose(x0, steps, rtol=1e-4)
     assert found.x0.shape == (4,) and found.x0_controls.shape == (5, 4)
     assert found.rank == 1 + sum(float(picture) >= found.picture for picture in found.picture_controls)
     ranks = {effect(run, MODEL, control, controls=11).rank for control in (edit, *found.controls)}
     assert len(ranks) == 6  # of the twelve heads, each is another one's control
+
+
+def test_an_effect_step_by_step_is_the_same_and_between_two_steps_the_model_is_what_it_was():
+    run, edit = record(MODEL, LABELS, **OPTIONS), Scale(1, "attn", 0, heads=[2])
+    edits = [edit, *controls_of(run, MODEL, edit, 2)]
+    walking, seen, walks = effects(run, MODEL, edits, steps=[1, 2]), [], []
+    while True:
+        try:
+            number, step, walked = next(walking)
+        except StopIteration as end:
+            found = end.value
+            break
+        assert hooks_left(MODEL) == 0
+        (seen if walked is None else walks).append((number, step) if walked is None else walked)
+    assert seen == [(number, step) for number in range(3) for step in range(4)]
+    same = effect(run, MODEL, edit, 2, steps=[1, 2])
+    assert found.edit == same.edit and found.controls == same.controls == edits[1:]
+    assert (found.picture, found.rank) == (same.picture, same.rank) and torch.equal(found.x0_controls, same.x0_controls)
+    for each, walked in zip(edits, walks, strict=True):
+        assert torch.equal(walked["x0"], rerun(run, MODEL, each, steps=[1, 2])["x0"])
+    with pytest.raises(TraceError, match="block must be a whole number"):
+        effects(run, MODEL, [edit, Scale(9, "mlp", 0)])  # at once, before any step
 
 
 def test_an_effect_at_some_steps_and_in_a_region_is_of_those_alone():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from shared import random_model, random_udit
 
-from dit_lab.diffusion import Diffusion, generate
+from dit_lab.diffusion import SAMPLERS, Diffusion, generate
 from dit_lab.inside import TraceError, Trajectory, record, watch
 from dit_lab.inside.edits import Cut, Label, Patch, Scale, edited
 from dit_lab.inside.rerun import rerun
@@ -21,7 +21,7 @@ OPTIONS = dict(steps=4, cfg_scale=2.0, seed=3)
 LABELS = [1, 4]
 everywhere = pytest.mark.parametrize("name", MODELS)
 WALKS = [
-    *(dict(sampler=sampler) for sampler in ("ddim", "ddpm", "heun", "dpmpp", "dpmpp3", "unipc", "euler")),
+    *(dict(sampler=sampler) for sampler in SAMPLERS),
     *(dict(sampler=sampler, cfg_scale=1.0) for sampler in ("ddim", "heun")),
     dict(eta=0.7, clip_x0=True, cfg_channels=2),
     dict(sampler="heun", cfg_interval=[100, 700]),

@@ -22,14 +22,15 @@ from dit_lab.inside.plots.path import (
     x0_channels_plot,
 )
 from dit_lab.inside.plots.pictures import picture_table, sample_grid, trajectory_strip
+from dit_lab.inside.plots.schedules import loss_by_timestep_plot, schedule_plot
 from dit_lab.inside.plots.tokens import colour_pictures, massive_plot, token_norms_map, token_similarity_overlay
 
 __all__ = [
     "BLUE", "CATEGORIES", "GREEN", "NOISE_REACH", "ORANGE", "as_pictures", "attended_by_overlay",
     "attention_numbers_map", "attention_overlay", "causal_table", "colour_pictures", "contribution_norms_map",
-    "contribution_pictures", "effect_pictures", "effect_plot", "guidance_strip", "lens_strip", "loss_curve",
-    "massive_plot", "modulation_heat_map", "neighbours_table", "panels", "path_spectra_plot", "picture_table",
-    "received_overlay", "rollout_overlay", "sample_grid", "signal_to_noise_plot", "similarity_map", "spectrum",
-    "token_norms_map", "token_similarity_overlay", "trajectory_strip", "what_made_this", "x0_changes_plot",
-    "x0_channels_plot",
+    "contribution_pictures", "effect_pictures", "effect_plot", "guidance_strip", "lens_strip", "loss_by_timestep_plot",
+    "loss_curve", "massive_plot", "modulation_heat_map", "neighbours_table", "panels", "path_spectra_plot",
+    "picture_table", "received_overlay", "rollout_overlay", "sample_grid", "schedule_plot", "signal_to_noise_plot",
+    "similarity_map", "spectrum", "token_norms_map", "token_similarity_overlay", "trajectory_strip", "what_made_this",
+    "x0_changes_plot", "x0_channels_plot",
 ]  # fmt: skip

@@ -137,6 +137,7 @@ def draw_shares(figure: Figure, places, found: CausalMap, names) -> None:
     block_axis(heat, [said[row] for row in rows], [1] * len(rows))
     span_axis(heat, spans)
     heat.set_title("share by steps", fontsize=9)
+    heat.set_ylabel("part", fontsize=9)
     for (row, column), value in np.ndenumerate(table[rows].numpy()):
         if len(rows) <= LEGIBLE and len(spans) <= 4 and not np.isnan(value):
             colour = "white" if abs(value) > 0.45 * reach else "black"

@@ -77,6 +77,7 @@ def draw_ranks(axis, found: Effect, named: bool) -> None:
         axis.plot(far, row, "o", color=BLUE if ours else "#999999", markersize=8 if ours else 5)
     axis.set_xlabel("picture moved by (root mean square)", fontsize=9)
     axis.set(xlim=(0, None), ylim=(len(moved) - 0.5, -0.5))
+    axis.set_ylabel("edit", fontsize=9)
     axis.set_yticks(range(len(moved)) if named else [])
     if named:
         axis.set_yticklabels([said_edit(each) for _, each, _ in moved], fontsize=7)

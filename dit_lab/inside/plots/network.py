@@ -30,12 +30,11 @@ def modulation_heat_map(
         axis.yaxis.get_major_locator().set_params(integer=True)
         if names is not None:
             axis.set_yticks(range(len(names)), names, fontsize=7)
-            axis.set_ylabel("")
         if t is not None:
             marks = sorted({0, len(t) // 2, len(t) - 1})
             axis.set_xticks(marks, [str(t[mark]) for mark in marks])
             axis.set_xlabel("timestep t")
-        figure.colorbar(drawn, ax=axis)
+        figure.colorbar(drawn, ax=axis, label="root mean square")
     figure.suptitle("Modulation: root mean square of each block's vector")
     return figure
 

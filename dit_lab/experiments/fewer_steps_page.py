@@ -108,5 +108,6 @@ def figure(table: dict):
         axis.set(title=name, xscale="log", yscale="log", xlabel="passes a picture", ylabel="Fréchet distance")
         axis.grid(alpha=0.3, which="both")
     axes[0, 0].legend(frameon=False, fontsize=7)
-    drawn.suptitle("Quality against passes (dots: even steps; x: guidance interval, +: forecasts, *: searched steps)")
+    told = "dots: even steps; x: guidance interval, +: forecasts, *: searched steps"
+    drawn.suptitle(f"Quality against passes\n({told})", fontsize=9)
     return drawn

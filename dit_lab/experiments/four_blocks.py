@@ -5,14 +5,9 @@ from dataclasses import asdict, dataclass
 from dit_lab.experiments import plots
 from dit_lab.experiments.experiment import Experiment, command_of
 from dit_lab.experiments.page import by_model, judged, told
+from dit_lab.experiments.papers import DIT_BLOCKS
 from dit_lab.experiments.plan import Plan
 from dit_lab.models import BLOCKS, Config, preset, taking
-
-# DiT-XL/2 at 400k steps: GMACs and FID (table 4 and figure 5).
-PAPER = {
-    "in_context": (119.37, 35.24), "cross_attention": (137.62, 26.14), "adaln": (118.56, 25.21),
-    "adaln_zero": (118.64, 19.47),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,12 @@ class FourBlocks(Experiment):
     def configs(self, images) -> dict[str, Config]:
         """A config a block."""
         shape = {name: value for name, value in asdict(self).items() if name != "size"}
-        return {name: preset("DiT-S/4", block=name, **shape, **taking(images)) for name in PAPER}
+        return {name: preset("DiT-S/4", block=name, **shape, **taking(images)) for name in DIT_BLOCKS}
 
     @staticmethod
     def figure(table: dict):
         """The four as they train."""
-        curves = {BLOCKS[name].title: runs for name, runs in by_model(table, PAPER).items()}
+        curves = {BLOCKS[name].title: runs for name, runs in by_model(table, DIT_BLOCKS).items()}
         return plots.comparison(curves, table["settings"]["batch_size"])
 
     @staticmethod
@@ -53,11 +48,11 @@ class FourBlocks(Experiment):
             "GMACs of XL/2 (paper) | its FID (paper) |",
             "| --- " * 8 + "|",
         ]
-        for name, runs in by_model(table, PAPER).items():
-            macs, fid = PAPER[name]
+        for name, runs in by_model(table, DIT_BLOCKS).items():
+            paper = DIT_BLOCKS[name]
             lines.append(
                 f"| {BLOCKS[name].title} | {runs[0]['parameters']:,} | {runs[0]['macs'] / 1e6:.1f} | {judged(runs)} | "
-                f"{macs:.2f} | {fid:.2f} |"
+                f"{paper.gmacs:.2f} | {paper.fid:.2f} |"
             )
         return "\n".join([*lines, "", told(table)])
 

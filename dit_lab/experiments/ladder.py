@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from dit_lab.experiments import plots
 from dit_lab.experiments.experiment import Experiment, command_of
 from dit_lab.experiments.page import by_model, spelt, told
+from dit_lab.experiments.papers import UDIT_LADDER
 from dit_lab.models import Config, count, ladder
 from dit_lab.models.presets import RUNGS
 
-PAPER_FID = dict(zip(ladder(), (97.85, 93.48, 94.38, 89.43, 86.96, 84.64, 79.30, 75.71), strict=True))
 CHANGES = {
     "toy/isotropic": "DiT-S/4",
     "toy/unet": "a U-shape of the same blocks",
@@ -61,7 +61,7 @@ class Ladder(Experiment):
             lines.append(
                 f"| {name} | {CHANGES[name]} | {count(name).macs / 1e9:.2f} | {runs[0]['macs'] / 1e6:.1f} | "
                 f"{runs[0]['parameters']:,} | {spelt(runs, 'test_mse', '.4f')} | {spelt(runs, 'train_loss', '.4f')} | "
-                f"{spelt(runs, 'frechet', '.1f')} | {spelt(runs, 'agreement', '.0%')} | {PAPER_FID[name]:.2f} |"
+                f"{spelt(runs, 'frechet', '.1f')} | {spelt(runs, 'agreement', '.0%')} | {UDIT_LADDER[name][1]:.2f} |"
             )
         return "\n".join([*lines, "", told(table)])
 

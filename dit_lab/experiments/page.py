@@ -37,9 +37,10 @@ def told(table: dict) -> str:
     said = "; ".join(f"{name} {plain(value)}" for name, value in settings.items() if name not in left_out)
     floor = settings.get(REBUILT)
     rebuilt = "" if floor is None else f", between test pictures and what the VAE makes of them {floor:.2f}"
+    half = " Figures are means over the seeds ± half of their range." if len(seeds) > 1 else ""
     return (
-        f"Seeds {', '.join(map(str, seeds))}; {said}. The Fréchet distance is that of the project's own classifier, "
-        "which saw real training pictures only; between real training and test pictures it is "
+        f"Seeds {', '.join(map(str, seeds))}; {said}.{half} The Fréchet distance is that of the project's own "
+        "classifier, which saw real training pictures only; between real training and test pictures it is "
         f"{settings[MEASURED]:.2f}{rebuilt}."
     )
 

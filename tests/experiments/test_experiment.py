@@ -18,9 +18,10 @@ from dit_lab.data import open_codec, open_data
 from dit_lab.evaluation import frechet_distance, judge
 from dit_lab.experiments import Experiment, FourBlocks, Kept, Ladder, Plan, Scaling, carry_out, plots
 from dit_lab.experiments.experiment import folder_of, judged_before
-from dit_lab.experiments.four_blocks import PAPER, four_blocks_command
+from dit_lab.experiments.four_blocks import four_blocks_command
 from dit_lab.experiments.judge import Judge
 from dit_lab.experiments.kept import log_of, read_results
+from dit_lab.experiments.papers import DIT_BLOCKS
 from dit_lab.experiments.scaling import SIZES, correlation, scaling_command
 from dit_lab.models import BLOCKS, preset
 
@@ -246,10 +247,10 @@ def test_a_judge_of_latents_measures_rebuilt_pictures_and_encodes_once(vae, tmp_
 def test_the_four_blocks_are_trained_judged_and_told(tmp_path):
     results = tmp_path / "blocks.json"
     four_blocks_command(FourBlocks(dim=8, depth=1, heads=1, patch_size=8), PLAN, Kept(tmp_path / "runs", results))
-    assert [row["model"] for row in json.loads(results.read_text())["runs"]] == list(PAPER)
-    assert set(PAPER) == set(BLOCKS)
+    assert [row["model"] for row in json.loads(results.read_text())["runs"]] == list(DIT_BLOCKS)
+    assert set(DIT_BLOCKS) == set(BLOCKS)
     page = results.with_suffix(".md").read_text()
-    assert all(f"| {BLOCKS[name].title} |" in page for name in PAPER)
+    assert all(f"| {BLOCKS[name].title} |" in page for name in DIT_BLOCKS)
     assert results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 

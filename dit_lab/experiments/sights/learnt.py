@@ -5,13 +5,15 @@ from functools import partial
 import torch
 
 from dit_lab.checkpoints.places import zoo as shipped
+from dit_lab.diffusion import loss_by_timestep
 from dit_lab.experiments.kept import log_of
 from dit_lab.experiments.sights.base import Sight, Zoo
 from dit_lab.inside import memorised
-from dit_lab.inside.plots import loss_curve, neighbours_table
+from dit_lab.inside.plots import loss_by_timestep_plot, loss_curve, neighbours_table
 
 UNSEEN = 2000  # test pictures that are compared with
 ASKED = 0, 3, 7, 9
+JUDGED, TIMES = 50, (10, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999)  # test pictures, and their noise
 
 
 def training(zoo: Zoo) -> Sight:
@@ -29,6 +31,23 @@ def training(zoo: Zoo) -> Sight:
         f"and {log[-1]['mse']:.3f} over the last.",
         f"The model before training predicts {said.abs().max():.0f} everywhere, and so errs by all of the noise: in "
         f"ten pictures of it {noise.square().mean():.2f}.",
+    )
+
+
+def errors(zoo: Zoo) -> Sight:
+    """How well each noise level is predicted, before and after training."""
+    x0, y = zoo.test.batch(range(JUDGED))
+    models = {"trained": zoo.model("mnist"), "before training": zoo.untrained("mnist")}
+    rows = {name: loss_by_timestep(model, x0, y, TIMES, seeds=(0, 1)) for name, model in models.items()}
+    trained, before = (values.mean(0) for values in rows.values())
+    return Sight(
+        "Which noise is hard to see?",
+        f"`mnist`, {JUDGED} test pictures at {len(TIMES)} timesteps",
+        partial(loss_by_timestep_plot, rows, TIMES, what="mean squared error of eps"),
+        "Two curves of the error of predicted noise over timesteps, one falling, one level",
+        f"The mean squared error of eps is {trained[0]:.2f} at t = {TIMES[0]}, where there is next to none, and "
+        f"{trained[-1]:.1g} at t = {TIMES[-1]}, where all is noise.",
+        f"Before training it is {before.mean():.2f} on average, and {before.min():.2f} at least.",
     )
 
 
@@ -54,4 +73,4 @@ def neighbours(zoo: Zoo) -> Sight:
     )
 
 
-LEARNT = training, neighbours
+LEARNT = training, errors, neighbours

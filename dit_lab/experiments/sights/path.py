@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from einops import rearrange
 
+from dit_lab.diffusion import Diffusion, Flow
 from dit_lab.experiments.sights.base import GUIDANCE, Sight, Zoo, alike, moved, said_step, settled, shuffled
 from dit_lab.inside import guidance_field, nearest, path_spectra, record, signal_to_noise, x0_changes, x0_channels
 from dit_lab.inside.path import spectrum_of
@@ -15,6 +16,7 @@ from dit_lab.inside.plots import (
     path_spectra_plot,
     picture_table,
     sample_grid,
+    schedule_plot,
     signal_to_noise_plot,
     trajectory_strip,
     x0_changes_plot,
@@ -90,6 +92,21 @@ def levels(zoo: Zoo) -> Sight:
         "A rising curve of signal to noise over the steps, on a log scale, with a dotted line at 1",
         f"In {(ratio < 1).sum()} of {zoo.steps} steps there is more noise than picture in x_t.",
         f"On a cosine schedule, which the zoo's models do not use, it is {(others < 1).sum()} of {zoo.steps}.",
+    )
+
+
+def schedules(zoo: Zoo) -> Sight:
+    """The schedule that the models were trained with beside others."""
+    walks = {"linear": Diffusion.named("linear"), "cosine": Diffusion.named("cosine"), "flow": Flow()}
+    pairs = {name: [walk.levels(i) for i in range(len(walk.timesteps))] for name, walk in walks.items()}
+    faint = {name: sum(a**2 < 0.01 for a, _ in levels) / len(levels) for name, levels in pairs.items()}
+    return Sight(
+        "Where schedules spend their steps",
+        "`mnist`, its linear schedule beside two others",
+        partial(schedule_plot, walks),
+        "Three panels of curves over the steps of three schedules: alpha_bar, log of signal to noise, and sigma",
+        f"In {faint['linear']:.0%} of the linear schedule's steps under a hundredth of the picture's power is left.",
+        f"Of the cosine schedule's it is {faint['cosine']:.0%}, of flow matching's straight line {faint['flow']:.0%}.",
     )
 
 
@@ -184,4 +201,4 @@ def modulation(zoo: Zoo) -> Sight:
     )
 
 
-PATH = way, digits, fewer_steps, levels, spectra, changes, channels, guidance, modulation
+PATH = way, digits, fewer_steps, levels, schedules, spectra, changes, channels, guidance, modulation

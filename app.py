@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from dataclasses import asdict
+from importlib.util import find_spec
 from typing import Annotated
 
 from dit_lab.program import quoted, refusing, run
@@ -10,7 +10,7 @@ from dit_lab.program import quoted, refusing, run
 with refusing("app.py"):  # packages take seconds to import, and Ctrl-C may come meanwhile
     import tyro
 
-    from dit_lab.checkpoints import Told, load, zoo
+    from dit_lab.checkpoints import Told, zoo
 
 FIRST = "mnist"
 
@@ -18,41 +18,49 @@ FIRST = "mnist"
 def app(
     told: Annotated[Told, tyro.conf.arg(name="")] = Told(),  # noqa: B008
     *,
-    checkpoint: str | None = None,
+    checkpoint: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
+    checkpoint_dir: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = (),
     vae: str | None = None,
+    data: str | None = None,
+    training: bool = True,
     device: str = "auto",
     host: str = "127.0.0.1",
     port: int | None = None,
+    share: bool = False,
+    mcp: bool = False,
 ) -> None:
-    """Open the app on the zoo, or with --checkpoint on any checkpoint that `dit_lab.load` takes.
+    """Open the app on the zoo, or on checkpoints that `dit_lab.load` takes.
 
     Args:
-        told: What the checkpoint's file may not say of its model.
-        checkpoint: Zoo name, folder, file or hub id (default: all of the zoo, a page each).
+        told: What the checkpoints' files may not say of their models.
+        checkpoint: Zoo name, folder, file or hub id; may be given several times (default: all of the zoo).
+        checkpoint_dir: Folder of checkpoints, each to be chosen in the page; may be given several times.
         vae: Folder or hub id of a diffusers VAE, to decode latents with.
-        device: Where the model runs: cpu, cuda, mps, or auto.
+        data: The pictures that models learnt from, a hub id or folder, to look for the nearest to a sample.
+        training: Let people train small models in the page.
+        device: Where models run: cpu, cuda, mps, or auto.
         host: Address to listen on; others can reach 0.0.0.0.
         port: Port to listen on (default: the first free one from 7860).
+        share: Also open a public link, through Gradio's servers.
+        mcp: Also serve the endpoints as tools of the Model Context Protocol; needs `pip install "gradio[mcp]"`.
     """
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"the port must be a number from 1 to 65535, not {port}")
     check_address(host, port or 0)
-    from dit_lab.data import codec_of
+    if mcp and not find_spec("mcp"):
+        raise ValueError('--mcp needs the package mcp, which is not installed here: pip install "gradio[mcp]"')
     from dit_lab.models import pick_device
+    from dit_lab.ui.checkpoints import Checkpoints, served
 
     place = pick_device(device)
-    if told.known and not checkpoint:
+    if told.known and not (checkpoint or checkpoint_dir):
         raise ValueError(f"name the --checkpoint that {', '.join(told.known)} is said of")
-    sources = [checkpoint] if checkpoint else [FIRST, *sorted(zoo().keys() - {FIRST})]
-    models = [load(source, device=place, **asdict(told)) for source in sources]
-    codecs = [codec_of(model, vae, place) for model in models]
-    # Gradio takes seconds to import: what cannot be loaded is said before.
-    from dit_lab.ui import ask_directly, build_app, launch_options
+    sources = served(checkpoint, checkpoint_dir) or {name: name for name in [FIRST, *sorted(zoo().keys() - {FIRST})]}
+    checkpoints = Checkpoints(sources, told, vae, place)
+    checkpoints.get(next(iter(sources)))  # Gradio takes seconds to import: what cannot be loaded is said before
+    from dit_lab.ui import open_page
 
-    first, *others = zip(models, codecs, strict=True)
-    page = build_app(*first, others)
-    ask_directly(host)
-    page.launch(server_name=host, server_port=port, **launch_options())
+    open_page(checkpoints, training=training, data=data, host=host, port=port, share=share, mcp=mcp)
 
 
 def check_address(host: str, port: int) -> None:

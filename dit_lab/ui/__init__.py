@@ -1,86 +1,39 @@
-"""The app's page, one panel a file: a script and a piece of HTML each, laid out and wired here."""
+"""The app: the Gradio host of the panels, the page around them, and the one thread that works on models."""
 
-import os
+from collections.abc import Callable
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+from dit_lab.data import open_data
+from dit_lab.ui.checkpoints import Checkpoints
+from dit_lab.ui.workbench import Workbench
 
-import gradio as gr  # noqa: E402
-
-from dit_lab.ui.assets import asset, panel  # noqa: E402
-from dit_lab.ui.controls import controls  # noqa: E402
-from dit_lab.ui.studio import Studio  # noqa: E402
-
-__all__ = ["ask_directly", "build_app", "launch_options"]
-
-# Runs of a session are dropped an hour after they were made.
-KEEP_SECONDS = 3600
-MODEL_WORK = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden", "api_visibility": "private"}
+__all__ = ["Checkpoints", "Workbench", "open_page"]
 
 
-def ask_directly(host: str) -> None:
-    """Have this process reach the app's own addresses without the proxy of its environment, which could not.
+def open_page(
+    checkpoints: Checkpoints, *, training: bool = True, data: str | None = None, host: str = "127.0.0.1",
+    port: int | None = None, share: bool = False, mcp: bool = False,
+) -> None:  # fmt: skip
+    """Serve the page until the process ends. Raises ValueError on data that cannot be opened, before it begins."""
+    pictures = pictures_of(data) if data else None
+    from dit_lab.ui.page import ask_directly, build_app, launch_options  # Gradio takes seconds to import
 
-    Gradio asks itself, at `host`, whether it is there. All else, such as the hub, still goes through the proxy.
-    """
-    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if spared != "*":
-        os.environ["no_proxy"] = ",".join([*filter(None, [spared]), "localhost", "127.0.0.1", host.strip("[]")])
-
-
-def launch_options() -> dict:
-    """For `Blocks.launch`: the looks, in fonts that Gradio itself serves; nothing shared, fetched, or taken in."""
-    theme = gr.themes.Base(
-        primary_hue="indigo", neutral_hue="slate", radius_size="lg",
-        # Not 600: the semi-bold that Gradio carries lacks half of the letters.
-        font=[gr.themes.LocalFont("IBM Plex Sans", (400, 700)), "system-ui", "sans-serif"],
-        font_mono=[gr.themes.LocalFont("IBM Plex Mono", (400,)), "ui-monospace", "monospace"],
-    )  # fmt: skip
-    # Gradio's own grey is too pale to read in the light.
-    theme.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
-    closed = {"share": False, "ssr_mode": False, "max_file_size": "1kb", "footer_links": []}
-    return {"theme": theme, "css": asset("style.css"), **closed}
+    workbench = Workbench(checkpoints, trains=training, pictures=pictures)
+    try:
+        page = build_app(workbench)
+        ask_directly(host)
+        page.launch(server_name=host, server_port=port, share=share, mcp_server=mcp, **launch_options(host, share))
+    finally:
+        workbench.scheduler.close()
 
 
-def build_app(loaded, codec, others=()) -> gr.Blocks:
-    """The page for a loaded checkpoint (of `dit_lab.checkpoints.load`) and its codec (of `open_codec`).
+def pictures_of(data: str) -> Callable:
+    """The pictures that models learnt from, `(split) -> Images`; opened now, so that a wrong name is said at once."""
+    opened = {"train": open_data(data, split="train")}
 
-    `others` are more such pairs, a page each, which sample when they are first shown.
-    """
-    with gr.Blocks(title="dit_lab", analytics_enabled=False, fill_width=True) as app:
-        if others:
-            gr.Navbar(main_page_name=loaded.source)
-        studio = Studio(loaded, codec)
-        page(studio, *studio.opening())
-    for other in others:
-        with app.route(other[0].source):
-            gr.Navbar(main_page_name=loaded.source)
-            run, inputs, outputs = page(Studio(*other))
-            app.load(run, inputs, outputs, **MODEL_WORK)
-    return app.queue(max_size=16)
+    def pictures(split: str, size: int | None = None):
+        key = split if size is None else (split, size)
+        if key not in opened:
+            opened[key] = open_data(data, split=split, size=size)
+        return opened[key]
 
-
-def page(studio: Studio, kept=None, trajectory=None, modulation=None, attention=None):
-    """Lay out a model's page, with a finished run to begin with; returns what samples, its inputs and its outputs."""
-    panel("header", studio.about())
-    state = gr.State(kept, time_to_live=KEEP_SECONDS)
-    with gr.Row(elem_id="workbench"):
-        with gr.Column(scale=1, min_width=280, elem_id="controls"):
-            chosen = controls(studio.config, studio.labels)
-        with gr.Column(scale=4, min_width=320, elem_id="panels"):
-            frames = panel("trajectory", trajectory)
-            attended = panel("attention", attention)
-            modulated = panel("modulation", modulation)
-    outputs = [state, frames, modulated]
-    run = gr.on(
-        [chosen.start.click, chosen.seed.submit],
-        studio.sample, chosen.inputs, outputs, trigger_mode="once", **MODEL_WORK,
-    )  # fmt: skip
-    chosen.stop.click(stopped, outputs=frames, cancels=[run], queue=False, api_visibility="private")
-    for clicked in (frames, attended):
-        clicked.click(studio.attend, state, attended, **MODEL_WORK)
-    return studio.sample, chosen.inputs, outputs
-
-
-def stopped() -> dict:
-    """What the trajectory panel is told when a run is cancelled: show the last finished one again."""
-    return {"kind": "stopped"}
+    return pictures

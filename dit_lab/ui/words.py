@@ -1,50 +1,40 @@
-"""What the page calls the parts of a model: its stages and blocks, and the facts of the header."""
+"""How the app says how things stand: places in the queue, progress of long answers, and exceptions as sentences."""
 
-import re
+from collections.abc import Callable, Generator
+from contextlib import closing
 
-from dit_lab.models import BLOCKS, Config, UDiTConfig
+from dit_lab.inside.walking import relayed
+from dit_lab.panels import Progress
+from dit_lab.program import one_line, out_of_memory
 
-
-def stage_words(config: Config) -> list[dict]:
-    """Every stage: its name ("" where there is only one), its first block's number, and what to call its blocks."""
-    named = len(config.stages) > 1
-    return [
-        {"name": shape.name if named else "", "first": blocks.start, "blocks": [block_words(b) for b in shape.blocks]}
-        for shape, blocks in zip(config.stages, config.stage_blocks.values(), strict=True)
-    ]
+MOST = 600  # letters of a sentence
 
 
-def block_words(name: str) -> str:
-    """A block's name within its stage for a reader: `3 -> block 3`, `1b -> block 1, pair b`."""
-    number, pair = re.fullmatch("([0-9]+)([a-z]?)", name).groups()
-    return f"block {number}, pair {pair}" if pair else f"block {number}"
+def ahead(count: int) -> str:
+    """How many go before one that waits."""
+    return f"{count} run{'s' * (count != 1)}" if count else "the step that is under way"
 
 
-def shown_times(trajectory) -> list[float]:
-    """A run's timesteps as the page says them; those of flow matching have endless decimals."""
-    return [round(t, 1) for t in trajectory.t]
+def answering(ask: Callable, after: Callable | None = None) -> Generator[dict, None, dict]:
+    """A panel's answer as work, `{answer}`: with news of the progress of one that comes in parts."""
+    answer = ask()
+    if isinstance(answer, Generator):
+        with closing(answer):
+            answer = yield from relayed(answer, progressed)
+    if after:
+        after()
+    return {"answer": answer}
 
 
-def facts(config: Config, parameters: int, *, latent: bool) -> dict[str, str]:
-    """What is loaded, by short names."""
-    (h, w), heads = config.size, f"{config.heads} heads"
-    if isinstance(config, UDiTConfig):
-        grids = [grid_words(config.grid_of(blocks.start)) for blocks in config.stage_blocks.values()][: config.levels]
-        depth = f"{' + '.join(map(str, config.depths))} blocks of two pairs × {heads}"
-        tokens = f"{', '.join(grids[:-1])} and {grids[-1]}, one a {'latent ' * latent}pixel at first"
-    else:
-        side, (rows, columns) = config.patch_size, config.grid
-        depth = f"{config.depth} blocks × {heads}"
-        tokens = f"{rows} × {columns} = {rows * columns} patches of {side} × {side}"
-    return {
-        "Model": f"{config.architecture}, {BLOCKS[config.block].title} blocks, {parameters / 1e6:.1f} M parameters",
-        "Depth": depth,
-        "Input": f"{h} × {w} {'latent' if latent else 'picture'}, "
-        f"{config.in_channels} channel{'s' * (config.in_channels > 1)}",
-        "Tokens": tokens,
-    }
+def progressed(progress) -> dict:
+    """The progress of an answer as news."""
+    return {"progress": progress._asdict() if isinstance(progress, Progress) else {}}
 
 
-def grid_words(grid: tuple[int, int]) -> str:
-    """(rows, columns) for a reader."""
-    return "{} × {}".format(*grid)
+def sentence(error: Exception) -> str:
+    """What the page says of an exception: its own words, on one line, or that it was not foreseen."""
+    if out_of_memory(error):
+        return "The memory ran out: take fewer pictures, fewer steps or a smaller size."
+    if isinstance(error, ValueError | OSError):
+        return one_line(" ".join(str(error).split()), MOST) or type(error).__name__
+    return f"That did not work ({type(error).__name__}: {one_line(' '.join(str(error).split()), MOST // 2)})."

@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "scaling": Command("experiments.scaling", "scaling_command", "what more compute buys, by size and by patch"),
     "causal": Command("experiments.causal", "causal_command", "what parts made, and what goes without them"),
     "fewer-steps": Command("experiments.fewer_steps", "fewer_steps_command", "good pictures after how many forwards"),
+    "how-many": Command("experiments.how_many", "how_many_command", "how many pictures make a difference visible"),
     "gallery": Command("experiments.gallery", "gallery_command", "every look inside as a picture, with its control"),
     "spectrum": Command("experiments.spectrum", "spectrum_command", "how coarse the features of a model are"),
 }
@@ -40,10 +41,12 @@ COMMANDS = {
     "train": Command("commands.train", "train_command", "train a DiT on pictures, or resume a run"),
     "sample": Command("commands.sample", "sample_command", "draw pictures with a checkpoint"),
     "evaluate": Command("commands.evaluate", "evaluate_command", "measure how far its pictures are from real ones"),
+    "train-vae": Command("commands.train_vae", "train_vae_command", "train a small VAE on pictures, for encode"),
     "encode": Command("commands.encode", "encode_command", "encode pictures by a VAE, for training on latents"),
     "convert": Command("commands.convert", "convert_command", "convert a checkpoint between formats"),
     "count": Command("commands.count", "count_command", "count parameters and multiply-accumulates, part by part"),
     "bench": Command("commands.bench", "bench_command", "time models against diffusers', in one process"),
+    "course": Command("commands.course", "course_command", "list the course's notebooks, and what is done of them"),
     "experiment": Group(EXPERIMENTS, f"an experiment, run for real: {', '.join(EXPERIMENTS)}"),
 }
 

@@ -21,8 +21,10 @@ from dit_lab.checkpoints import (
     save,
     udit,
 )
+from dit_lab.checkpoints.meta_run import content_of
 from dit_lab.files import atomic, blank, make_folder, store, store_pickled, writable, write_json
 from dit_lab.models import fold as folded
+from dit_lab.training.others import saved_run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What is written into a folder.
@@ -53,6 +55,7 @@ def convert_command(
     fold: bool = False,
     overwrite: bool = False,
     allow_nonfinite: bool = False,
+    training: bool = False,
 ) -> None:
     """Convert a checkpoint; the tensors' values stay exactly as they are, unless they are folded.
 
@@ -68,9 +71,17 @@ def convert_command(
         fold: Fold a U-DiT's re-parameterised MLPs into single layers, for a smaller model that computes the same.
         overwrite: Replace a checkpoint that is there.
         allow_nonfinite: Convert weights that hold NaN or Inf.
+        training: Of a run's folder, write all that the original's script keeps (model, ema, opt, args), for a script
+            that goes on from it; as trained, so without --dtype and --weights.
     """
     kept = DTYPES.get(dtype)
     check_destination(destination, to, overwrite)
+    if training:
+        check_training(to, vae, weights, dtype, fold, allow_nonfinite, told)
+        run = saved_run(Path(source))
+        write_pickled(destination, content_of(run), run.loaded, None)
+        print(f"{destination}: {to}, after {run.step} steps, with its average and its optimiser's moments")
+        return
     loaded = load(source, weights=weights, dtype=kept, allow_nonfinite=allow_nonfinite, **asdict(told))
     if loaded.note:
         print(f"dit_lab: {loaded.note}", file=sys.stderr)
@@ -98,6 +109,12 @@ def check_destination(path: Path, to: str, overwrite: bool) -> None:
     writable(*((path, beside) if one_file else (path / name for name in WRITTEN[to])))
 
 
+def check_training(to: str, *others) -> None:
+    """Raise CheckpointError where a run as a whole is asked for in another format, or with what changes its weights."""
+    if to != meta_dit.NAME or others != (None, "ema", "keep", False, False, Told()):
+        raise CheckpointError(f"--training writes a run as it is, and in the format {meta_dit.NAME} alone")
+
+
 def with_folded(loaded: Loaded) -> Loaded:
     """The same checkpoint, its re-parameterised MLPs folded. Raises CheckpointError when it has none."""
     if getattr(loaded.config, "mlp", None) != "reparameterised":
@@ -116,10 +133,15 @@ def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
 def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
     """A flat `.pt`, and beside it a JSON with what its tensors cannot say (heads, input size, class names, VAE)."""
     tensors = form.to_theirs(loaded.model.state_dict(), loaded.config)
+    write_pickled(path, {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, loaded, vae)
+
+
+def write_pickled(path: Path, content: dict, loaded: Loaded, vae: str | None) -> None:
+    """A `.pt` with its JSON beside it."""
     make_folder(path.parent)
     sidecar = path.with_suffix(".json")
     with atomic(path) as partial:
-        store_pickled(partial, {name: tensor.contiguous().clone() for name, tensor in tensors.items()})
+        store_pickled(partial, content)
         blank(sidecar)
     write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint) | loaded.made)
 

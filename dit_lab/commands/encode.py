@@ -4,13 +4,14 @@ Several processes share the shards (`accelerate launch --multi_gpu --num_process
 w encodes the shards r, r + w, ...; the last one to finish writes the index.
 """
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 import torch
 from tqdm.auto import tqdm
 
-from dit_lab.data import Autoencoder, Images, open_data, open_vae
+from dit_lab.data import CROPS, Autoencoder, Images, named_classes, open_data, open_vae
 from dit_lab.data.encoding import about, check_folder, encode_shard, name_of, whole
 from dit_lab.data.latents import write_index
 from dit_lab.data.latents_index import INDEX, shard_count, shard_range
@@ -28,6 +29,7 @@ def encode_command(
     out: Path,
     split: str = "train",
     size: int | None = None,
+    crop: Literal[tuple(CROPS)] = "middle",
     labelled: bool = True,
     shard_size: int = 4096,
     batch_size: int = 64,
@@ -40,8 +42,10 @@ def encode_command(
         data: `digits`, a hub id such as uoft-cs/cifar10, or a local folder of parquet files or pictures.
         vae: A VAE in diffusers' format: a folder, a hub id such as stabilityai/sd-vae-ft-mse, or a name of the zoo.
         out: Folder for the latents; give it to training as its --data.
-        split: Which part of the data to encode.
-        size: Crop pictures to their middle square and resize it to this side (default: as they are).
+        split: Which part of the data to encode; rest, of a set with a single one, leaves a tenth out for evaluate.
+        size: Make pictures squares of this side (default: as they are).
+        crop: How: the middle square, resized, or as ADM, DiT and SiT prepare ImageNet (adm), which ADM's reference
+            batches are made with.
         labelled: Keep the data's classes.
         shard_size: Pictures a file.
         batch_size: Pictures through the VAE at once.
@@ -57,9 +61,11 @@ def encode_command(
     device = device_of(crew, device)
     with hold(out, "encoding"):  # from now on, so that nobody waits for what is then refused
         with crew.main_process_first():  # the others then find what it has put into the cache
-            images = open_data(data, split=split, size=size, labelled=labelled)
+            images = open_data(data, split=split, size=size, labelled=labelled, crop=crop)
         if not isinstance(images, Images):
             raise ValueError(f"{data} holds latents already; give pictures")
+        if (classes := named_classes(images.names)) and crew.is_main_process:
+            print(f"dit_lab: {classes}", file=sys.stderr)
         codec = Autoencoder(open_vae(vae), together=batch_size)
         made = about(images, codec, name_of(vae), split, shard_size, precision)
         check_folder(out, made)

@@ -4,11 +4,12 @@ Killed, it goes on where it was; several processes share the sampling:
 `accelerate launch --multi_gpu --num_processes 8 -m dit_lab evaluate …`.
 """
 
+import math
 import re
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import which
@@ -19,8 +20,8 @@ import tyro
 from einops import rearrange
 
 from dit_lab.checkpoints import Told, load
-from dit_lab.data import Autoencoder, picture_codec
-from dit_lab.diffusion import sample
+from dit_lab.data import Autoencoder, named_classes, picture_codec
+from dit_lab.diffusion import QUALITIES, chosen, process_of, sample
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
 from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
@@ -44,6 +45,7 @@ def evaluate_command(
     vae: str | None = None,
     out: Path | None = None,
     npz: Path | None = None,
+    quality: Literal[tuple(QUALITIES)] | None = None,
     device: str = "auto",
     precision: PRECISION = "auto",
     compile: bool = False,
@@ -61,6 +63,7 @@ def evaluate_command(
         vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
         out: Folder for samples and results (default: in runs/evaluate, named after the checkpoint).
         npz: Also write the samples to this file, in ADM's format.
+        quality: A sampler and its steps by name, instead of --sampler and --steps: draft, good, or the paper's own.
         device: cpu, cuda, mps, or auto.
         precision: What the model's blocks compute in, fp32, bf16 or fp16; auto is what the samples that are there were
             made in, else what is faster for this model here, found out in a few steps. It stands beside the figures.
@@ -72,6 +75,7 @@ def evaluate_command(
     check_outputs(out, npz, judging.reference)
     with hold(out, "evaluation"):
         loaded = load(checkpoint, weights=weights, device=place, **asdict(told))
+        sampling = settled(sampling, quality, loaded.config)
         check_sampling(loaded, sampling)
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
@@ -85,7 +89,8 @@ def evaluate_command(
             samples.kept(settings)  # what does not fit is refused before a judge is trained
             network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
             samples.open(settings, versions())
-            for note in filter(None, (loaded.note, codec.note, f"sampling in {model.speed}")):
+            notes = loaded.note, named_classes(loaded.labels), codec.note, f"sampling in {model.speed}"
+            for note in filter(None, notes):
                 print(f"dit_lab: {note}", file=sys.stderr)
         crew.wait_for_everyone()
         model = model if crew.is_main_process else faster(samples.drawn_in())
@@ -95,12 +100,12 @@ def evaluate_command(
             return None
         drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
         asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
-        figures, left_out = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
+        found = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
         if npz:
             make_folder(npz.parent)
             adm.write(npz, sampling.count, samples)
         result = {
-            "figures": figures, "left_out": left_out,
+            **found._asdict(),
             "samples": {**asdict(sampling), "precision": about.pop("precision")},
             "checkpoint": {"source": checkpoint, **loaded.made, **about}, "features": network.about,
             "reference": reference.about, "drawn_with": samples.versions(), "versions": versions(),
@@ -108,6 +113,15 @@ def evaluate_command(
         add_line(out / RESULTS, result)
         print(table(result, out))
         return result
+
+
+def settled(sampling: Sampling, quality: str | None, config) -> Sampling:
+    """With the sampler and steps of a quality, where one is named. Raises ValueError where others were given too."""
+    if quality is None:
+        return sampling
+    asked = {name: getattr(sampling, name) for name in ("sampler", "steps")}
+    given = {name: None if value == getattr(Sampling, name) else value for name, value in asked.items()}
+    return replace(sampling, **chosen(quality, process_of(config), **given))
 
 
 def check_outputs(out: Path, npz: Path | None, reference: Path | None) -> None:
@@ -150,9 +164,21 @@ def versions() -> dict[str, str]:
 
 
 def table(result: dict, out: Path) -> str:
-    """The figures, a line each, and in words how they were made."""
-    lines = [f"{name:<26}{value:12.4f}" for name, value in result["figures"].items()]
+    """The figures, a line each with their spread, and in words how they were made."""
+    lines = [f"{name:<26}{spelt(value, result['spread'].get(name))}" for name, value in result["figures"].items()]
     lines += [f"{name:<26}{'-':>12}  {reason}" for name, reason in result["left_out"].items()]
-    spelt = lambda group: ", ".join(f"{name} {value}" for name, value in result[group].items() if value is not None)
+    if result["spread"]:
+        lines.append("+-: one standard deviation over other samples (without each twentieth), against this reference")
+    told = lambda group: ", ".join(f"{name} {value}" for name, value in result[group].items() if value is not None)
     groups = ("samples", "checkpoint", "features", "reference", "versions")
-    return "\n".join([*lines, *(f"{group}: {spelt(group)}" for group in groups), f"kept in {out / RESULTS}"])
+    return "\n".join([*lines, *(f"{group}: {told(group)}" for group in groups), f"kept in {out / RESULTS}"])
+
+
+def spelt(value: float, spread: float | None) -> str:
+    """A figure with its spread, to the spread's second digit; without one, to four places."""
+    if isinstance(value, int):
+        return f"{value:12}"
+    if not spread:
+        return f"{value:12.4f}" + (" +- 0" if spread == 0 else "")
+    places = max(0, 1 - math.floor(math.log10(spread)))
+    return f"{value:12.{places}f} +- {spread:.{places}f}"

@@ -1,7 +1,7 @@
 """`python -m dit_lab sample`: draw pictures with a checkpoint and write them as one PNG."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,11 +9,72 @@ import tyro
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import Told, load
-from dit_lab.data import Pixels, codec_of, write_grid
-from dit_lab.diffusion import SAMPLERS, check_finite
+from dit_lab.data import Pixels, class_numbers, codec_of, named_classes, write_grid
+from dit_lab.data.given import given_picture
+from dit_lab.diffusion import (
+    QUALITIES,
+    SAMPLERS,
+    Rescaled,
+    check_finite,
+    chosen,
+    from_picture,
+    karras,
+    process_of,
+    shifted,
+)
 from dit_lab.files import make_folder, writable
 from dit_lab.inside import Recording
 from dit_lab.models import PRECISION, fast, pick_device
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Ways of walking that are not the usual one."""
+
+    shift: float | None = None
+    """Of flow matching: move the steps to more noise, by 3 for large pictures (default: even steps)."""
+    karras: bool = False
+    """Karras' steps, more of them near the picture."""
+    guidance_rescale: float | None = None
+    """A share from 0 to 1 by which strong guidance is kept from raising contrasts; 0.7 in its paper."""
+    from_picture: Path | None = None
+    """A picture to begin with, for all labels, instead of noise alone."""
+    strength: float | None = None
+    """How much of the way back to noise the picture is taken, 0 to 1 (default: 0.6, with a mask 1)."""
+    mask: Path | None = None
+    """A picture as large as that one, white where it is drawn anew and black where it is kept."""
+
+    def check(self, cfg_scale: float) -> None:
+        """Raise ValueError on options that need another, or exclude each other."""
+        if self.shift is not None and self.karras:
+            raise ValueError("steps are shifted or Karras', not both: leave out --shift or --karras")
+        if self.guidance_rescale is not None and cfg_scale == 1:
+            raise ValueError("--guidance-rescale is for guidance: give a --cfg-scale other than 1")
+        for name, value in ("strength", self.strength), ("mask", self.mask):
+            if value is not None and self.from_picture is None:
+                raise ValueError(f"--{name} is for a picture that is begun with: give it by --from-picture")
+        for path in filter(None, (self.from_picture, self.mask)):
+            if not path.is_file():
+                raise ValueError(f"there is no file {path}")
+
+    @property
+    def guide(self) -> Rescaled | None:
+        return None if self.guidance_rescale is None else Rescaled(self.guidance_rescale)
+
+    def spaced(self, process, steps: int) -> int | list[float]:
+        """The steps to take, as many."""
+        if self.karras:
+            return karras(process, steps)
+        return steps if self.shift is None else shifted(process, steps, self.shift)
+
+    def begun(self, model, codec, size, **options) -> dict:
+        """The options of sampling, some of them changed where a picture is begun with."""
+        if self.from_picture is None:
+            return options
+        config = model.config if size is None else replace(model.config, input_size=size)
+        picture, mask = given_picture(self.from_picture, self.mask, codec, config.in_channels, config.size)
+        strength = (0.6 if mask is None else 1.0) if self.strength is None else self.strength
+        return options | from_picture(model, picture, mask=mask, strength=strength, **options)
 
 
 def sample_command(
@@ -21,12 +82,13 @@ def sample_command(
     /,
     told: Annotated[Told, tyro.conf.arg(name="")] = Told(),  # noqa: B008
     *,
-    labels: tuple[int, ...],
+    labels: tuple[str, ...],
     out: Path,
     size: int | tuple[int, int] | None = None,
     seed: int = 0,
-    steps: int = 50,
-    sampler: Literal[tuple(SAMPLERS)] = "ddim",
+    quality: Literal[tuple(QUALITIES)] | None = None,
+    steps: int | None = None,
+    sampler: Literal[tuple(SAMPLERS)] | None = None,
     eta: float = 0.0,
     cfg_scale: float = 1.0,
     cfg_channels: int | None = None,
@@ -34,6 +96,7 @@ def sample_command(
     weights: Literal["ema", "model"] = "ema",
     vae: str | None = None,
     trace: Path | None = None,
+    walk: Annotated[Walk, tyro.conf.arg(name="")] = Walk(),  # noqa: B008
     device: str = "auto",
     precision: PRECISION = "auto",
     compile: bool = False,
@@ -43,13 +106,14 @@ def sample_command(
     Args:
         source: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
         told: What the checkpoint's file may not say of its model.
-        labels: Class numbers, one a picture; the number of classes itself is the null label.
+        labels: Classes, one a picture, by number or by name; null, or the number of classes itself, is the null label.
         out: The PNG to write.
         size: Side, or rows and columns, of what is drawn, in pixels of the model's own, latents or pictures, where that
             is not the trained size; a model of latents of 8 pixels takes 64 for pictures of 512.
         seed: Fixes the noise.
-        steps: Denoising steps.
-        sampler: How to step.
+        quality: A sampler and its steps by name, instead of those two: draft, good, or the paper's own.
+        steps: Denoising steps (default: 50).
+        sampler: How to step (default: ddim).
         eta: DDIM's noise, 0 (none) to 1 (as much as DDPM).
         cfg_scale: Guidance; 1 is none.
         cfg_channels: Guide only the first channels (the original: 3 of 4).
@@ -57,6 +121,7 @@ def sample_command(
         weights: Which weights of a training checkpoint that holds both.
         vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
         trace: Also write the trajectory to this file.
+        walk: Ways of walking that are not the usual one.
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in: fp32, exactly as in Python; bf16 or fp16, sooner and a little off; or
             auto, what is faster for this model here, found out in a few steps and said.
@@ -66,20 +131,30 @@ def sample_command(
         raise ValueError(f"out must be the name of a .png file, not {out}")
     written = [path for path in (out, trace) if path is not None]
     writable(*written)
+    walk.check(cfg_scale)
+    guide = walk.guide
     device = pick_device(device)
     loaded = load(source, weights=weights, device=device, **asdict(told))
-    if loaded.note:
-        print(f"dit_lab: {loaded.note}", file=sys.stderr)
+    numbers = class_numbers(labels, loaded.labels, loaded.config.num_classes)
     codec = codec_of(loaded, vae, device)
     model = fast(
         loaded.model, precision=precision, compile=compile, batch=len(labels) * (1 + (cfg_scale != 1)), size=size
     )
-    recording = Recording(
-        model, list(labels), seed=seed, steps=steps, sampler=sampler, eta=eta, size=size,
-        cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval,
+    process = process_of(loaded.config)
+    way = chosen(quality, process, sampler, steps)
+    way = walk.begun(
+        model, codec, size, sampler=way["sampler"], steps=walk.spaced(process, way["steps"]), seed=seed, eta=eta,
         clip_x0=None if isinstance(codec, Pixels) else False,  # latents have no bounds
     )  # fmt: skip
-    for step in tqdm(recording, total=steps, unit="step", mininterval=0.5, desc=str(model.speed)):
+    recording = Recording(
+        model, numbers, cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval, guide=guide,
+        **{"size": size} | way,
+    )  # fmt: skip
+    # after all that may be refused, which is said in one sentence
+    for note in filter(None, (loaded.note, named_classes(loaded.labels))):
+        print(f"dit_lab: {note}", file=sys.stderr)
+    total = len(way["steps"]) if isinstance(way["steps"], list) else way["steps"]
+    for step in tqdm(recording, total=total, unit="step", mininterval=0.5, desc=str(model.speed)):
         sample = step.previous
     pictures = codec.decode(sample)
     check_finite("a picture", sample, pictures)

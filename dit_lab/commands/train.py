@@ -12,14 +12,16 @@ import tyro
 from torch import nn
 from tqdm.auto import tqdm
 
-from dit_lab.checkpoints import load
-from dit_lab.data import open_data
+from dit_lab.checkpoints import MetaRun, load, open_run
+from dit_lab.data import CROPS, named_classes, open_data
 from dit_lab.diffusion import PREDICTIONS, PROCESSES, objective
 from dit_lab.models import BLOCKS, PRESETS, build, taking
 from dit_lab.program import stop, stop_flag
 from dit_lab.training import NonFiniteLoss, TrainOptions, adapted, device_of, processes, train
+from dit_lab.training.fine_tune import check_codec
 from dit_lab.training.folder import check_folder
 from dit_lab.training.lock import check_free
+from dit_lab.training.others import recipe, told
 from dit_lab.training.parallel import anywhere
 
 
@@ -47,6 +49,19 @@ class ModelOptions:
     """Whether the network also predicts each step's variance (default: yes; in flow matching there is none)."""
     init: str | None = None
     """Fine-tune: begin with the weights of this checkpoint, a zoo name, a path or a hub id, which brings its model."""
+    go_on: Path | None = None
+    """Go on with a run of the original's script (facebookresearch/DiT, fast-DiT) from its .pt: its weights, average,
+    optimiser and step; --steps counts them all. Options at their defaults are then what that run had (its lr, betas,
+    weight decay and batch; fp32, no clipping, an average of 0.9999 without warm-up), which is said."""
+
+    def theirs(self) -> MetaRun | None:
+        """The run that is gone on with. Raises ValueError on a file that holds none, or beside other options."""
+        if self.go_on is None:
+            return None
+        beside = {name for name, value in asdict(self).items() if value is not None} - {"go_on", "heads"}
+        if beside:
+            raise ValueError(f"--go-on brings its own model; leave out {', '.join(map(flag, sorted(beside)))}")
+        return open_run(self.go_on, heads=self.heads)
 
     def model(self, images) -> nn.Module:
         """The model for a data set, on the CPU. Raises ValueError on what does not go together."""
@@ -77,6 +92,7 @@ def train_command(
     data: str = "digits",
     split: str = "train",
     size: int | None = None,
+    crop: Literal[tuple(CROPS)] = "middle",
     labelled: bool = True,
     device: str = "auto",
     resume: bool = False,
@@ -92,8 +108,9 @@ def train_command(
         model: What is trained.
         out: Folder for the checkpoint, the state to resume from, and the loss log (log.jsonl).
         data: `digits`, a hub id such as ylecun/mnist, a local folder of parquet files or pictures, or one of latents.
-        split: Which part of the data to train on.
-        size: Crop pictures to their middle square and resize it to this side (default: as they are).
+        split: Which part of the data to train on; rest, of a set with a single one, leaves a tenth out for evaluate.
+        size: Make pictures squares of this side (default: as they are).
+        crop: How: the middle square, resized, or as ADM, DiT and SiT prepare ImageNet (adm).
         labelled: Train with the data's classes; without, the model is unconditional.
         device: cpu, cuda, mps, or auto.
         resume: Continue the run in `out`.
@@ -102,13 +119,21 @@ def train_command(
     device = device_of(crew, device)
     check_free(out)
     check_folder(out, resume)
+    theirs = model.theirs()
+    if theirs is not None:
+        options = recipe(theirs, options)
+        if crew.is_main_process:
+            print(f"dit_lab: {told(theirs, options)}", file=sys.stderr)
     if options.shard and crew.num_processes == 1:
         print("dit_lab: one process has nobody to share with; --shard does nothing", file=sys.stderr)
     with crew.main_process_first():  # the others then find what it has put into the cache
-        images = open_data(data, split=split, size=size, labelled=labelled)
+        images = open_data(data, split=split, size=size, labelled=labelled, crop=crop)
+    if (classes := named_classes(images.names)) and crew.is_main_process:
+        print(f"dit_lab: {classes}", file=sys.stderr)
     torch.manual_seed(options.seed)
     try:
-        steps = train(model.model(images).to(device), images, options, out=out, resume=resume)
+        trained = model.model(images) if theirs is None else of_theirs(theirs, images)
+        steps = train(trained.to(device), images, options, out=out, resume=resume, theirs=theirs)
         stopped = follow(steps, options.steps)
     except NonFiniteLoss as error:
         stop(str(error), 1)
@@ -116,6 +141,12 @@ def train_command(
         if crew.is_main_process:
             print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
         sys.exit(128 + stopped)
+
+
+def of_theirs(theirs: MetaRun, images) -> nn.Module:
+    """The model of a run that is gone on with. Raises ValueError on latents of another VAE than its own."""
+    check_codec(theirs.loaded, images)
+    return theirs.loaded.model
 
 
 def follow(steps, total: int) -> int | None:

@@ -14,6 +14,7 @@ from shared import ROOT
 
 from dit_lab.checkpoints import save
 from dit_lab.commands import cli
+from dit_lab.diffusion import QUALITIES
 from dit_lab.files import add_line, atomic
 from dit_lab.models import build
 
@@ -101,6 +102,17 @@ def test_sample_draws_a_grid_that_its_seed_fixes(checkpoint, command, tmp_path):
     a, b, c = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png"))
     assert a.shape == (16, 16, 3) and (a == b).all() and (a != c).any()
     assert (a[8:, 8:] == 255).all()
+
+
+def test_sample_takes_a_quality_by_name(checkpoint, command, tmp_path):
+    from dit_lab.inside import Trajectory
+
+    trace = tmp_path / "run.safetensors"
+    code, _, told = command(
+        "sample", checkpoint, "--labels", 7, "--quality", "draft", "--out", tmp_path / "a.png", "--trace", trace
+    )
+    assert code == 0, told
+    assert Trajectory.load(trace).options.items() >= QUALITIES["draft"].items()
 
 
 def test_sample_writes_a_trace_that_opens(checkpoint, command, tmp_path):

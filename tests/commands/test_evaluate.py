@@ -17,12 +17,14 @@ from PIL import Image
 from shared import processes, stirred
 
 from dit_lab.checkpoints import save
-from dit_lab.commands.evaluate import RESULTS, evaluate_command
+from dit_lab.commands.evaluate import RESULTS, evaluate_command, spelt
 from dit_lab.data import Images, open_data
 from dit_lab.data.pictures import Encoded
+from dit_lab.diffusion import QUALITIES
 from dit_lab.evaluation import Judging, Network, Sampling, adm, measure, samples, train_classifier
 from dit_lab.evaluation.features import KEPT, Seen, keep, small_network
-from dit_lab.evaluation.judging import Reference
+from dit_lab.evaluation.judging import Reference, reference_batch
+from dit_lab.evaluation.metrics import frechet_of_moments, moments
 
 FEW = dict(count=140, batch_size=30, steps=2, cfg_scale=1.5)
 DIGITS = Judging(data="digits")
@@ -45,9 +47,9 @@ def evaluate(home, name, judging=DIGITS, *, model="model", npz=None, **sampling)
     """Evaluate into a folder of that name, the classifier being there."""
     (home / name).mkdir(exist_ok=True)
     shutil.copy(home / KEPT, home / name)
-    return evaluate_command(
-        str(home / model), Sampling(**FEW | sampling), judging, out=home / name, npz=npz, device="cpu"
-    )
+    # Which precision is faster here would otherwise decide what is drawn.
+    places = dict(out=home / name, npz=npz, device="cpu", precision="fp32")
+    return evaluate_command(str(home / model), Sampling(**FEW | sampling), judging, **places)
 
 
 def contents(folder):
@@ -62,9 +64,13 @@ def lines(folder):
 def test_a_result_says_how_it_was_made(home):
     (result,) = lines(home / "first")
     assert set(result["figures"]) == {
-        "frechet", "kernel_distance", "kernel_distance_deviation", "precision", "recall", "agreement",
-        "agreement_of_real",
+        "frechet", "spatial_frechet", "kernel_distance", "kernel_distance_deviation", "kernel_distance_subset",
+        "precision", "recall", "agreement", "agreement_of_real",
     }  # fmt: skip
+    assert set(result["spread"]) == {
+        "frechet", "spatial_frechet", "kernel_distance", "precision", "recall", "agreement"
+    }  # fmt: skip
+    assert all(0 <= value < 100 for value in result["spread"].values()) and result["spread"]["frechet"] > 0
     assert all(np.isfinite(value) for value in result["figures"].values()) and not result["left_out"]
     assert result["figures"]["agreement_of_real"] > 0.8 > result["figures"]["agreement"]
     assert result["samples"] == {
@@ -160,7 +166,8 @@ def test_other_weights_at_the_same_place_are_other_samples(home):
 def test_samples_compared_with_themselves_are_perfect(home):
     shutil.copytree(home / "first", home / "itself")
     figures = evaluate(home, "itself", Judging(data="digits", reference=home / "first.npz"))["figures"]
-    assert abs(figures["frechet"]) < 1e-6 and figures["precision"] == figures["recall"] == 1
+    assert abs(figures["frechet"]) < 1e-6 and abs(figures["spatial_frechet"]) < 1e-6
+    assert figures["precision"] == figures["recall"] == 1
     assert "agreement_of_real" not in figures
 
 
@@ -169,7 +176,8 @@ def test_a_reference_of_statistics_alone_gives_the_distance_to_them_and_says_wha
     shutil.copytree(home / "first", home / "statistics")
     result = evaluate(home, "statistics", Judging(data="digits", reference=home / "statistics.npz"))
     assert result["figures"].keys() == {"frechet", "agreement"}
-    assert set(result["left_out"]) == {"kernel_distance", "precision and recall"}
+    assert set(result["left_out"]) == {"spatial_frechet", "kernel_distance", "precision and recall"}
+    assert "mu_s" in result["left_out"]["spatial_frechet"]
     assert result["reference"] == {"file": "statistics.npz", "pictures": None}
 
 
@@ -177,6 +185,7 @@ def test_too_few_pictures_for_a_covariance_leave_the_distance_out_with_the_reaso
     result = evaluate(home, "few", count=128)
     assert "frechet" not in result["figures"] and "kernel_distance" in result["figures"]
     assert "128 pictures are too few, it takes 129" in result["left_out"]["frechet"]
+    assert "spatial_frechet" in result["figures"] and "frechet" not in result["spread"]
     assert "singular" in capsys.readouterr().out
 
 
@@ -187,9 +196,42 @@ def test_inceptions_figures_have_their_published_names_and_the_inception_score()
     random = np.random.default_rng(0)
     real, drawn = (random.integers(0, 256, (n, 3, 4, 4)).astype(np.uint8) for n in (50, 40))
     seen = network.see([drawn], 40, "samples")
-    figures, left_out = measure(network, seen, (np.zeros(40), []), Reference(real, None, None, {}), 16, 0)
+    figures, spread, left_out = measure(network, seen, (np.zeros(40), []), Reference(real, None, None, {}), 16, 0)
     assert {"fid", "kid", "kid_deviation", "precision", "recall", "inception_score"} < figures.keys()
-    assert "agreement" not in figures and not left_out
+    assert figures["inception_score_part"] == 40 and "agreement" not in figures
+    assert set(spread) == {"fid", "kid", "precision", "recall", "inception_score"}
+    assert left_out == {"sfid": "the network has no map to take spatial features from"}
+
+
+def test_sfid_is_to_the_statistics_that_adms_file_holds_of_spatial_features(tmp_path):
+    """On a stand-in for Inception with a map: three spatial features."""
+    look = lambda pixels: Seen(*[pixels.float()[:, 0, i, :3] for i in range(3)])
+    network = Network(look, 3, {"network": "inception"})
+    drawn = np.random.default_rng(0).integers(0, 256, (60, 3, 4, 4)).astype(np.uint8)
+    seen = network.see([drawn], 60, "samples")
+    mean, covariance = np.arange(3.0), np.diag([1.0, 2.0, 3.0])
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=mean, sigma_s=covariance)
+    figures, spread, _ = measure(network, seen, None, reference_batch(tmp_path / "a.npz", (3, 4, 4)), 16, 0)
+    expected = frechet_of_moments(*moments(seen.spatial), torch.from_numpy(mean), torch.from_numpy(covariance))
+    assert figures["sfid"] == expected != figures["fid"] and spread["sfid"] > 0
+    np.savez(tmp_path / "b.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.zeros(2), sigma_s=np.eye(2))
+    figures, _, left_out = measure(network, seen, None, reference_batch(tmp_path / "b.npz", (3, 4, 4)), 16, 0)
+    assert "sfid" not in figures and "mu_s" in left_out["sfid"]
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "told"),
+    [
+        (12.3456, 0.43, "12.35 +- 0.43"),
+        (0.99123, 0.00123, "0.9912 +- 0.0012"),
+        (1234.5, 67.0, "1234 +- 67"),
+        (1.0, 0.0, "1.0000 +- 0"),
+        (0.5, None, "0.5000"),
+        (1000, None, "1000"),
+    ],
+)
+def test_a_figure_is_told_to_its_spreads_second_digit(value, spread, told):
+    assert spelt(value, spread).strip() == told
 
 
 @pytest.mark.parametrize(("names", "counted"), [("abcdefghij", True), ("bacdefghij", False), ("0123456789", True)])
@@ -199,8 +241,25 @@ def test_agreement_is_left_out_where_class_numbers_mean_something_else(names, co
     network = replace(network, classes=list("abcdefghij"))
     drawn = network.see([digits.pixels[:40]], 40, "samples")
     reference = Reference(digits.pixels, None, digits, {})
-    figures, left_out = measure(network, drawn, (digits.labels[:40], list(names)), reference, 30, 0)
+    figures, _, left_out = measure(network, drawn, (digits.labels[:40], list(names)), reference, 30, 0)
     assert ("agreement" in figures) == counted == ("agreement" not in left_out)
+
+
+def test_a_network_that_does_not_read_real_pictures_gives_no_figures_and_says_so(home):
+    digits = open_data("digits", split="test")
+    network = small_network(digits, "test", lambda: open_data("digits"), home, torch.device("cpu"))
+    drawn = network.see([digits.pixels[:40]], 40, "samples")
+    reference = Reference(digits.pixels, None, digits, {})
+    for accuracy, told in (0.54, "54%"), (0.1, "10%"):
+        blind = replace(network, about=network.about | {"accuracy": accuracy})
+        figures, spread, left_out = measure(blind, drawn, (digits.labels[:40], digits.names), reference, 30, 0)
+        assert set(figures) == {"agreement_of_real"} and not spread
+        assert set(left_out) == {"frechet", "spatial_frechet", "kernel_distance", "precision and recall", "agreement"}
+        assert all(
+            f"reads only {told} of real pictures" in reason and "below 55%" in reason for reason in left_out.values()
+        )
+    able = replace(network, about=network.about | {"accuracy": 0.56})
+    assert "agreement" in measure(able, drawn, (digits.labels[:40], digits.names), reference, 30, 0)[0]
 
 
 def test_a_line_names_the_versions_that_drew_the_samples_also_when_others_judge_them(home, monkeypatch):
@@ -227,7 +286,7 @@ def test_a_real_picture_in_the_place_of_a_broken_one_counts_with_its_own_label(h
     shown[20] = shown[21]
     expected = (look(images.pixels[range(len(images))]) == torch.from_numpy(shown)).double().mean().item()
     drawn = network.see([np.repeat(digits.pixels[:9], 3, axis=1)], 9, "samples")
-    figures, _ = measure(network, drawn, None, Reference(images.pixels, None, images, {}), 50, 0)
+    figures, *_ = measure(network, drawn, None, Reference(images.pixels, None, images, {}), 50, 0)
     assert figures["agreement_of_real"] == expected
 
 
@@ -328,6 +387,14 @@ def test_models_and_samplings_that_do_not_fit_are_refused(tmp_path, changes, cod
     save(tmp_path / "model", stirred("DiT-nano/4", **shape), codec_hint=codec)
     with pytest.raises(ValueError, match=told):
         evaluate_command(str(tmp_path / "model"), Sampling(**FEW | sampling), DIGITS, out=tmp_path / "out")
+
+
+def test_a_quality_is_written_down_as_its_sampler_and_steps_and_refused_beside_others(home):
+    few = Sampling(**{name: value for name, value in FEW.items() if name != "steps"})
+    result = evaluate_command(str(home / "model"), few, DIGITS, out=home / "draft", quality="draft", device="cpu")
+    assert result["samples"].items() >= QUALITIES["draft"].items()
+    with pytest.raises(ValueError, match="leave out either it or them"):
+        evaluate_command(str(home / "model"), Sampling(**FEW), DIGITS, out=home / "both", quality="draft")
 
 
 def test_a_model_without_classes_is_evaluated_without_guidance_and_agreement(home):

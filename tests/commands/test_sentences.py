@@ -35,7 +35,6 @@ USAGE = [
     ("train --out x --steps many", "--steps takes a whole number, not 'many'."),
     ("train --out x --steps=1.5", "--steps takes a whole number, not '1.5'."),
     ("train --out x --lr fast", "--lr takes a number, not 'fast'."),
-    ("sample mnist --out a.png --labels a b", "--labels takes whole numbers, not 'a b'."),
     ("sample mnist --out a.png --labels 1 --cfg-interval 3", "--cfg-interval takes two numbers, not '3'."),
     ("count DiT-S/2 --input-size wide", "--input-size takes one or two whole numbers, not 'wide'."),
     ("experiment ladder --step 3", "there is no option '--step'; did you mean --steps?"),

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from dit_lab.commands.bench.gpu import bench_gpu
+from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
 from dit_lab.commands.bench.report import keep, machine
 from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
+from dit_lab.commands.bench.serving import bench_app
 from dit_lab.commands.bench.timing import WARM_UP
 from dit_lab.commands.bench.training import bench_training
 from dit_lab.files import writable
 from dit_lab.models import DiTConfig, pick_device, preset
 
-WHAT = Literal["forward", "sample", "train", "load", "look", "gpu", "all"]
+WHAT = Literal["forward", "sample", "train", "load", "look", "app", "growth", "gpu", "all"]
 
 
 def bench_command(
@@ -27,6 +29,8 @@ def bench_command(
     models: tuple[str, ...] = (),
     batch: int = 0,
     rounds: int = 7,
+    clients: int = 10,
+    seconds: float = 300.0,
     device: str = "cpu",
     original: Path | None = None,
     compile: bool = False,
@@ -35,11 +39,14 @@ def bench_command(
     """Time what people wait for, here against diffusers and the original, in turns in one process.
 
     Args:
-        what: What to time: gpu is all rows for a GPU, look each look inside a run, all everything else.
+        what: What to time: gpu is all rows for a GPU, look each look inside a run, app the app with many who use it at
+            once, growth how cost grows with tokens, width, depth, batch and steps, all everything else.
         models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; load and gpu: DiT-XL/2; look:
-            DiT-S/2 and the zoo's mnist, there checkpoints may be named too).
+            DiT-S/2 and the zoo's mnist, there checkpoints may be named too; app: checkpoints to serve, else the zoo).
         batch: Latents a call (default: 8 for DiT-S/2 and 4 for others, at a guided step 4 pictures).
         rounds: Turns that each side takes; the first two warm up and are not counted.
+        clients: Tabs that use the app at once; each samples, clicks and scrubs.
+        seconds: How long they do.
         device: cpu or cuda.
         original: A checkout of facebookresearch/DiT to time too; it needs timm.
         compile: Also time compiled code; each first call takes a minute or so.
@@ -47,10 +54,16 @@ def bench_command(
     """
     if batch < 0 or rounds <= WARM_UP:
         raise ValueError(f"a bench needs a batch of at least 1 and {WARM_UP + 1} rounds, not {batch} and {rounds}")
+    if clients < 1 or not 0 < seconds < float("inf"):
+        raise ValueError(f"an app is used by at least 1 client for some seconds, not {clients} for {seconds:g}")
     place = pick_device(device)
     if out is not None:
         writable(out / f"bench-{what}.json")
+    if what == "app":
+        return bench_app(models, clients, seconds, device, {"machine": machine(place)}, out)
     about = {"machine": machine(place), "rounds": rounds}
+    if what == "growth":
+        return bench_growth(rounds, place, about, out)
     told = ", ".join(f"{name}: {value}" for name, value in about.items())
     if what == "look":
         return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, told)

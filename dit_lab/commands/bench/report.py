@@ -88,16 +88,16 @@ def machine(device: torch.device) -> str:
     return f"{cpu}, torch {torch.__version__}"
 
 
-def keep(folder: Path, name: str, about: dict, lines: list[Line]) -> None:
-    """Write `bench-NAME.json` and `bench-NAME.md` into a folder."""
+def keep(folder: Path, name: str, about: dict, lines: list, page: Callable | None = None) -> None:
+    """Write `bench-NAME.json` and `bench-NAME.md` into a folder; `page(name, about, lines)` is what the second says."""
     make_folder(folder)
     content = {"about": about, "lines": [asdict(line) for line in lines]}
     write_json(folder / f"bench-{name}.json", content)
     with atomic(folder / f"bench-{name}.md") as partial:
-        partial.write_text(page(name, about, lines), encoding="utf-8")
+        partial.write_text((page or table)(name, about, lines), encoding="utf-8")
 
 
-def page(name: str, about: dict, lines: list[Line]) -> str:
+def table(name: str, about: dict, lines: list[Line]) -> str:
     """The page of a bench: what was measured on what, and a table for each kind of work."""
     told = [f"# Bench: {name}", "", *(f"- {what}: {value}" for what, value in about.items())]
     for work in dict.fromkeys(line.work for line in lines):

@@ -1,0 +1,143 @@
+"""`sample` in ways of walking that are not the usual one: uneven steps, rescaled guidance, pictures, masks."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from shared import stirred, tiny_vae
+
+from dit_lab.checkpoints import save
+from dit_lab.data import Autoencoder, Pixels
+from dit_lab.data.codecs import FalseColours
+from dit_lab.data.given import given_picture
+from dit_lab.diffusion import from_picture, generate, karras, process_of, shifted
+from dit_lab.inside import Trajectory
+
+SHAPE = dict(dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
+FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
+
+
+def kept(tmp_path, **changes):
+    model = stirred("DiT-nano/4", **SHAPE | changes)
+    return save(tmp_path / "model", model, labels=list("0123456789"), codec_hint="pixels"), model
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A grey picture of 8 x 8, and a mask that is white on its lower half."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path / "photo.png", tmp_path / "mask.png", pixels
+
+
+def drawn(command, source, out, *more):
+    code, _, complaint = command(
+        "sample", source, "--labels", 3, "--device", "cpu", "--precision", "fp32", "--out", out, *more
+    )
+    assert code == 0, complaint
+    return np.asarray(Image.open(out))
+
+
+def test_karras_steps_and_rescaled_guidance_are_recorded(command, tmp_path):
+    source, model = kept(tmp_path)
+    trace = tmp_path / "run.safetensors"
+    options = ["--karras", "--steps", 6, "--cfg-scale", 4, "--guidance-rescale", 0.7, "--sampler", "dpmpp_sde"]
+    drawn(command, source, tmp_path / "a.png", *options, "--trace", trace)
+    run = Trajectory.load(trace)
+    assert run.t == karras(process_of(model.config), 6)
+    assert run.options["guide"] == {"rescaled": 0.7} and run.options["sampler"] == "dpmpp_sde"
+
+
+def test_shifted_steps_are_recorded(command, tmp_path):
+    source, model = kept(tmp_path, **FLOW)
+    drawn(
+        command, source, tmp_path / "a.png", "--shift", 3, "--quality", "draft", "--trace", tmp_path / "run.safetensors"
+    )
+    assert Trajectory.load(tmp_path / "run.safetensors").t == shifted(process_of(model.config), 6, 3.0)
+
+
+def test_what_a_mask_keeps_is_the_pictures_own_to_the_value(command, files, tmp_path):
+    source, _ = kept(tmp_path)
+    photo, mask, pixels = files
+    for sampler in "ddim", "unipc":
+        options = ["--from-picture", photo, "--mask", mask, "--steps", 5, "--sampler", sampler]
+        picture = drawn(command, source, tmp_path / "a.png", *options)[..., 0]
+        assert (picture[:4] == pixels[:4]).all() and (picture[4:] != pixels[4:]).any()
+
+
+def test_a_picture_is_begun_with_as_python_begins_with_it(command, files, tmp_path):
+    source, model = kept(tmp_path)
+    photo, _, pixels = files
+    trace = tmp_path / "run.safetensors"
+    drawn(
+        command, source, tmp_path / "a.png", "--from-picture", photo, "--strength", 0.5, "--steps", 8, "--trace", trace
+    )
+    picture = torch.from_numpy(pixels / 127.5 - 1).float()[None, None]
+    ours = generate(model, [3], **from_picture(model, picture, strength=0.5, steps=8))
+    run = Trajectory.load(trace)
+    assert len(run.t) == 4
+    torch.testing.assert_close(run.sample, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--shift", 3, "--karras"], "steps are shifted or Karras', not both"),
+        (["--shift", 3], "a shift is for flow matching"),
+        (["--guidance-rescale", 0.7], "--guidance-rescale is for guidance: give a --cfg-scale other than 1"),
+        (["--guidance-rescale", 7, "--cfg-scale", 2], "the share of guidance to rescale must be a number from 0 to 1"),
+        (["--strength", 0.5], "--strength is for a picture that is begun with: give it by --from-picture"),
+        (["--mask", "{mask}"], "--mask is for a picture that is begun with"),
+        (["--from-picture", "nowhere.png"], "there is no file nowhere.png"),
+        (["--from-picture", "{photo}", "--mask", "nowhere.png"], "there is no file nowhere.png"),
+        (["--from-picture", "{photo}", "--strength", 2], "strength must be a number from 0 to 1, not 2.0"),
+        (["--from-picture", "{photo}", "--strength", 0.01], "strength 0.01 leaves none of 50 steps"),
+        (["--from-picture", "{text}"], "text.png cannot be read as a picture"),
+        (["--from-picture", "{photo}", "--mask", "{large}"], "is 16 x 16 and the picture 8 x 8: make them the same"),
+        (["--from-picture", "{photo}", "--mask", "{black}"], "the mask keeps every pixel"),
+        (["--from-picture", "{photo}", "--size", 16, 8], "photo.png is 8 x 8; where the size is no square, it must be"),
+        (["--from-picture", "{photo}", "--eta", 0.5, "--sampler", "heun", "--mask", "{mask}"], "eta is ddim's alone"),
+    ],
+)
+def test_what_makes_no_sense_is_told_and_leaves_nothing(options, told, command, files, tmp_path):
+    source, _ = kept(tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    Image.new("L", (16, 16), 255).save(tmp_path / "large.png")
+    Image.new("L", (8, 8), 0).save(tmp_path / "black.png")
+    options = [str(option).format(**{each.stem: each for each in tmp_path.glob("*.png")}) for option in options]
+    out = tmp_path / "out.png"
+    code, _, complaint = command("sample", source, "--labels", 3, "--device", "cpu", "--out", out, *options)
+    assert code == 2 and told in complaint and complaint.count("\n") == 1 and not out.exists()
+
+
+def test_latents_of_a_picture_and_of_its_mask(files):
+    vae = Autoencoder(tiny_vae())
+    photo, mask, pixels = files
+    latents, anew = given_picture(photo, mask, vae, 4, (4, 4))
+    grey = torch.from_numpy(pixels / 127.5 - 1).float()[None, None]
+    torch.testing.assert_close(latents, vae.encode(grey), rtol=1e-4, atol=1e-4)
+    assert anew.tolist() == [[False] * 4] * 2 + [[True] * 4] * 2
+    one = np.zeros((8, 8), np.uint8)
+    one[5, 3] = 255
+    Image.fromarray(one).save(mask)
+    assert given_picture(photo, mask, vae, 4, (4, 4))[1].nonzero().tolist() == [[2, 1]]
+
+
+def test_a_picture_is_cropped_to_its_middle(tmp_path):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, 4:12] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    picture, mask = given_picture(tmp_path / "wide.png", None, Pixels(), 3, (8, 8))
+    assert mask is None
+    torch.testing.assert_close(picture, torch.full((1, 3, 8, 8), 200 / 127.5 - 1))
+    assert given_picture(tmp_path / "wide.png", None, Pixels(), 1, (4, 4))[0].shape == (1, 1, 4, 4)
+
+
+def test_where_no_encoder_is_there_no_picture_is_begun_with(files):
+    with pytest.raises(ValueError, match="a picture is begun with where it can be encoded"):
+        given_picture(files[0], None, FalseColours(), 4, (4, 4))
+    with pytest.raises(ValueError, match="this model draws 4 channels, which no picture has"):
+        given_picture(files[0], None, Pixels(), 4, (8, 8))

@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 # Without what it asks for: torchvision, which nothing here needs and which comes for every torch in another build.
 INCEPTION := 'torch-fidelity>=0.4'
 
-.PHONY: app test lint notebooks inception clean
+.PHONY: app test lint notebooks book inception clean
 
 app: $(VENV)/.installed  ## Open the app on the checkpoint that ships with the project
 	$(RUN) app.py $(ARGS)
@@ -17,8 +17,12 @@ lint: $(VENV)/.installed-dev  ## Check style, format, and who imports whom
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports --no-cache --no-logo
 
-notebooks: $(VENV)/.installed  ## Open the notebooks in JupyterLab
+notebooks: $(VENV)/.installed  ## Open the course in JupyterLab
+	$(RUN) -m dit_lab course
 	$(VENV)/bin/jupyter lab notebooks
+
+book: $(VENV)/.installed-dev  ## Build the course as a static site, build/book/html/index.html
+	$(RUN) notebooks/book.py
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,6 +10,7 @@ import torch
 from dit_lab.models import build
 
 ROOT = Path(__file__).parents[1]  # of the repository
+PATIENCE = 120_000  # milliseconds that a page is waited for: wide enough for a machine with other work to do
 
 # The server imports what is slow once; each child is a process of its own, forked from it.
 processes = multiprocessing.get_context("forkserver")

@@ -1,0 +1,280 @@
+"""What README and docs say in numbers: each is computed here anew from the file that it comes from, and looked for.
+
+Pages that a command wrote are written again from their JSON; what people wrote around them is `FACTS`, sentence by
+sentence. Who changes a result changes the sentence, and who changes a sentence finds its result here.
+"""
+
+import json
+import re
+from functools import cache
+from itertools import pairwise
+from statistics import correlation, mean
+
+import numpy as np
+import pytest
+from shared import ROOT
+
+from dit_lab.commands.bench import serving
+from dit_lab.commands.bench.report import Line, table
+from dit_lab.experiments import fewer_steps_page, how_many_page
+from dit_lab.experiments.papers import DIT_BLOCKS, UDIT_LADDER
+
+SCALING, BLOCKS, LADDER, LOG = (f"docs/results/{name}.md" for name in ("scaling", "blocks", "udit_ladder", "bench-log"))
+CAUSAL, MANY = "docs/results/causal.md", "docs/results/how_many.md"
+FACTS = []  # of a page, and a function that makes sentences as they must stand there
+
+
+@cache
+def result(name):
+    return json.loads((ROOT / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def runs(name, field):
+    """A field of an experiment's runs: `{model: [by seed]}`."""
+    found = {}
+    for row in sorted(result(f"docs/results/{name}")["runs"], key=lambda row: row["seed"]):
+        found.setdefault(row["model"], []).append(row[field])
+    return found
+
+
+def words(page):
+    """What a page says, with single spaces."""
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+def says(page):
+    return lambda make: FACTS.append((page, make)) or make
+
+
+def span(values, form):
+    return f"{min(values):{form}} to {max(values):{form}}"
+
+
+@says(SCALING)
+def scaling():
+    fields = "frechet", "test_mse", "macs", "parameters"
+    one = {name: {model: values[0] for model, values in runs("scaling", name).items()} for name in fields}
+    settings = result("docs/results/scaling")["settings"]
+    frechet, loss, macs = one["frechet"], one["test_mse"], one["macs"]
+    log = lambda name, end="": [np.log(value) for model, value in one[name].items() if model.endswith(end)]
+    with_loss = lambda name: correlation(log(name), list(loss.values()))
+    both = lambda name: correlation(log(name), log("frechet"))
+    yield f"are {min(frechet.values()) / settings['rebuilt_to_test_frechet']:.1f} times that between test pictures"
+    yield f"is {both('macs'):.2f}, with that of the loss on unseen latents {with_loss('macs'):.2f}"
+    yield f"With the number of parameters it is {both('parameters'):.2f} and {with_loss('parameters'):.2f}"
+    yield f"XS/1 with {one['parameters']['XS/1']:,} parameters draws as well as M/2 with"
+    yield f"{one['parameters']['M/2']:,} at {macs['M/2'] / macs['XS/1']:.1f} times its MACs"
+    ends = [correlation(log("macs", end), log("frechet", end)) for end in ("/2", "/1")]
+    yield f"at 16 and 64 tokens (correlations {ends[0]:.2f} and {ends[1]:.2f})"
+    yield f"{frechet['XS/4']:.1f} to {frechet['L/4']:.1f}, while the loss still falls"
+    yield f"XS/1 reaches {frechet['XS/1']:.0f}, S/2 {frechet['S/2']:.0f} and M/4 {frechet['M/4']:.0f}"
+    yield f"S/1 {frechet['S/1']:.0f}, M/2 {frechet['M/2']:.0f} and L/4 {frechet['L/4']:.0f}"
+    pairs = [f"{loss[a]:.3f} and {loss[b]:.3f}" for a, b in (("XS/1", "S/2"), ("S/1", "M/2"))]
+    yield f"alike as the paper would have it ({', '.join(pairs)})"
+
+
+@says(BLOCKS)
+def blocks():
+    frechet, agreement = runs("blocks", "frechet"), runs("blocks", "agreement")
+    others = frechet["in_context"] + frechet["cross_attention"]
+    yield f"({span(frechet['adaln_zero'], '.0f')} and {span(frechet['adaln'], '.0f')}; the other two are from"
+    yield f"are from {min(others):.0f} up)"
+    means = {name: mean(values) for name, values in frechet.items()}
+    yield f"({means['in_context']:.1f} and {means['cross_attention']:.1f}; in the figure"
+    yield f"the paper's order ({frechet['in_context'][0]:.0f} and {frechet['cross_attention'][0]:.0f})"
+    yield f"its in-context FID is {DIT_BLOCKS['in_context'].fid / DIT_BLOCKS['adaln_zero'].fid:.1f} times that"
+    yield f"here the Fréchet distance is {means['in_context'] / means['adaln_zero']:.2f} times"
+    seen = [100 * mean(values) for values in agreement.values()]
+    yield f"({span(seen, '.0f')} %, seeds within"
+
+
+@says(LADDER)
+def ladder():
+    frechet, loss = runs("udit_ladder", "frechet"), runs("udit_ladder", "test_mse")
+    titles = (
+        "to a U-shape", "downsampled keys and values", "downsampled tokens instead", "cosine attention", "2-D RoPE",
+        "depthwise MLP", "re-parameterised",
+    )  # fmt: skip
+    for title, (before, after) in zip(titles, pairwise(frechet.values()), strict=True):
+        fell = sum(b < a for a, b in zip(before, after, strict=True))
+        yield f"| {title} | {mean(before):.0f} to {mean(after):.0f} | {fell} of 3 |"
+    isotropic, unet, kv, token, *rest = frechet.values()
+    better = [a - b for a, b in zip(kv, token, strict=True)]
+    yield "but by {:.0f}, {:.0f} and {:.0f}, on average less".format(*better)
+    yield f"({mean(better):.0f}) than one rung's seeds differ ({np.ptp(token):.0f} and {np.ptp(kv):.0f})"
+    each = "{:.0f}, {:.0f} and {:.0f}"
+    macs = [runs("udit_ladder", "macs")[name][0] for name in ("toy/unet", "toy/token")]
+    yield f"({each.format(*unet)} become {each.format(*token)}) with {1 - macs[1] / macs[0]:.0%}".replace("%", " %")
+    yield f"from {mean(token):.0f} to {mean(rest[-1]):.0f} in all"
+    yield f"lie between {span([mean(values) for values in list(loss.values())[1:]], '.4f')}".replace(" to ", " and ")
+    first, second = (UDIT_LADDER[name][1] for name in ("toy/isotropic", "toy/unet"))
+    yield f"is worth {int(100 * (1 - second / first))} % of the FID ({first} to {second})"
+
+
+@says(LADDER)
+def spectrum():
+    power, low = {}, {}
+    for model, found in result("docs/results/udit_spectrum").items():
+        now = found["t"].index(500)
+        for block in found["blocks"]:
+            curve = dict(zip(block["frequency"], block["power"][now], strict=True))
+            power[model, block["name"]] = curve.get(0.25, 0) / block["power"][now][0]
+            low[model, block["name"]] = block["low"][now]
+    of = lambda table, model, part: [value for key, value in table.items() if key[0] == model and part in key[1]]
+    upper = of(power, "toy/unet", "decoder 1")
+    yield f"is {of(power, 'toy/unet', 'encoder 1')[-1]:.2f} of that at the lowest frequency"
+    yield f"after the second ones, but {of(power, 'toy/unet', 'decoder 2')[0]:.2f} in the lower decoder"
+    yield f"and {span(upper, '.2f')} in the upper one"
+    inner = of(low, "toy/unet", "middle") + of(low, "toy/unet", "decoder")
+    yield f"is {span(inner, '.2f')} in middle and decoder, and {span(of(low, 'toy/unet', 'encoder'), '.2f')} in the"
+    flat = of(power, "toy/isotropic", "block")
+    yield f"from {flat[0]:.2f} to {flat[-1]:.2f} at 1/4, and the share falls to {of(low, 'toy/isotropic', '')[-1]:.2f}"
+
+
+@says(CAUSAL)
+def causal():
+    rows = result("docs/results/causal")["rows"]
+    yield f"The rank correlation is {span([row['rho'] for row in rows if 'rho' in row], '.2f')}:"
+    carried = [row for row in rows if row["question"] == "massive activations" and row["model"] == "cifar10"]
+    (channel,) = {number for row in carried for number in row["channels"]}
+    yield f"where one channel, {channel}, moves the picture"
+    sinks = [row for row in rows if row["question"] == "corner sinks"]
+    by_model = {row["model"]: [] for row in sinks}
+    for row in sinks:
+        by_model[row["model"]].append(row["received"])
+    received = np.concatenate([np.mean(each, 0) for each in by_model.values()])
+    yield f"they receive {span(received, '.1f')} times what any token does"
+
+
+@says("README.md")
+def speed():
+    gpu = "DiT-XL/2 guided step, 1", "DiT-XL/2 guided step, 64", "DiT-XL/2 training step, 32"
+    cpu = "DiT-S/2 guided step, 4", "DiT-B/2 guided step, 4"
+    for name, works in ("bench-h100", gpu), ("bench-amx", cpu):
+        lines = lines_of(name)
+        for work in works:
+            mine = {who: line for (about, who), line in lines.items() if about == work}
+            first = mine["original, its default (fp32)"]["median"]
+            ours = [who for who in mine if re.fullmatch("dit_lab,( fast,)? bf16(, compiled)?", who)]
+            whos = ["original, autocast bf16", "diffusers, autocast bf16", *ours]
+            cells = [f"{first / mine[who]['median']:.1f}x" for who in whos]
+            if name == "bench-amx":
+                cells[2] += f" ({1000 * mine[ours[0]]['median']:.0f} ms)"
+            yield f"| 1.0x | {' | '.join(cells)}"
+    one, many = (lines_of("bench-h100")[work, "dit_lab, fast, bf16, compiled"] for work in gpu[:2])
+    yield f"({1000 * one['median']:.1f} ms)"
+    yield f"({100 * many['share']:.0f} % of the peak)"
+
+
+def lines_of(name):
+    """The lines of a bench by what was done, and who did it."""
+    return {(line["work"], line["who"]): line for line in result(f"docs/results/{name}")["lines"]}
+
+
+@says("README.md")
+def readme():
+    yield f"test pictures at {result('dit_lab/zoo/cifar10_vae/figures')['psnr_mean_over_pictures']:.1f} dB (PSNR)"
+    share = result("dit_lab/zoo/cifar10_pixels/figures")["agreement"]["share"]
+    yield f"of whose samples {100 * share:.0f} % are seen as what was asked for"
+    rows = result("docs/results/fewer_steps")["rows"]
+    of = lambda way: [row for row in rows if (row["model"], row["way"]) == ("mnist", way)]
+    frechet = lambda way: mean(row["frechet"] for row in of(way))
+    assert frechet("unipc 6") < frechet("ddim 50") and frechet("unipc 6, interval") < frechet("unipc 6")
+    yield "on MNIST 6 steps of UniPC are as near to real pictures as 50 of DDIM"
+    yield f"in {of('unipc 6, interval')[0]['passes']:.0f} passes instead of {of('ddim 50')[0]['passes']:.0f}"
+
+
+@says(LOG)
+def missing():
+    cpu, gpu = lines_of("bench-amx"), lines_of("bench-h100")
+    s, b = (f"DiT-{size}/2 guided step, 4" for size in "SB")
+    compiled = "dit_lab, fast, bf16, compiled"
+    yield f"compiled: {cpu[s, compiled]['ratio']:.2f}x for S/2 where 5.8x were hoped for and"
+    yield f"hoped for and {100 * cpu[s, compiled]['share']:.0f} % of the peak where 55 % were"
+    yield f"B/2 {cpu[b, compiled]['ratio']:.2f}x where 4.6x were"
+    yield f"no bf16: {cpu[s, 'dit_lab, fp32']['ratio']:.2f}x where 1.1x were, compiled"
+    yield f"compiled {cpu[s, 'dit_lab, fast, fp32, compiled']['ratio']:.2f}x where 1.4x were"
+    one, many, step = (f"DiT-XL/2 {work}" for work in ("guided step, 1", "guided step, 64", "training step, 32"))
+    yield f"XL/2, one picture: {1000 * gpu[one, compiled]['median']:.1f} ms where 2 ms were hoped for"
+    yield f"64 pictures: {100 * gpu[many, compiled]['share']:.0f} % of the peak where 60 % were"
+    yield f"training step: {100 * gpu[step, 'dit_lab, bf16, compiled']['share']:.0f} % of the peak"
+    slower = lambda kind: 1 / gpu[f"U-DiT-S folded forward, 64, {kind}", f"U-DiT-S, {kind}"]["ratio"]
+    yield f"takes {slower('bf16'):.1f} times DiT-S/2's time in bf16 on the H100, and {slower('fp32'):.1f} times in fp32"
+
+
+@says(MANY)
+def how_many():
+    table, sets = result("docs/results/how_many"), {}
+    for row in table["rows"]:
+        sets.setdefault((row["set"], row["pool"], row["count"]), []).append(row)
+    middle = lambda count, figure="frechet": mean(row["figures"][figure] for row in sets["mnist", "real", count])
+    found = lambda name, count: how_many_page.found(table, sets[name, "real", count], "frechet")
+    yield (
+        f"MNIST's training digits are {middle(500):.1f} from its test digits by 500 of them, {middle(5000):.1f} by "
+        f"5,000 and {middle(10_000):.1f} by 10,000; the spread is {found('mnist', 500):.1f} by 500 and "
+        f"{found('mnist', 5000):.1f} by 5,000."
+    )
+    kernel = lambda pool: mean(row["figures"]["kernel_distance"] for row in sets["cifar10", pool, 200])
+    spread = how_many_page.found(table, sets["cifar10", "noisy", 200], "kernel_distance")
+    shown = f"{kernel('noisy'):.0f} against {kernel('real'):.1f}, with a spread of {spread:.0f}."
+    yield f"A noise of 0.1 on CIFAR-10 shows in 200 pictures already: the kernel distance is {shown}"
+    least = [f"from {how_many_page.VISIBLE * found('cifar10', count):.1f} on with" for count in (500, 5000)]
+    yield f"two Fréchet distances on CIFAR-10 differ visibly {least[0]} 500 pictures, {least[1]} 5,000."
+    covered = [row["covered"] for row in table["gaussian"]]
+    yield (
+        f"of the Fréchet distances between Gaussians {100 * mean(covered):.0f} % are within two of it from their mean "
+        f"({span([100 * share for share in covered], '.0f')} % by row; 95 % would be exact)."
+    )
+    ratios = {figure: sorted(said_to_found(table, sets.values(), figure)) for figure in how_many_page.FIGURES}
+    told = [f"of {how_many_page.FIGURES[name][0]} {span(each, '.1f')} times" for name, each in ratios.items()]
+    yield f"it says {', '.join(told)} what is found."
+
+
+def said_to_found(table, sets, figure):
+    """What one set says of a figure's spread, over what many show."""
+    for rows in sets:
+        if len(rows) > 1 and all(figure in row["spread"] for row in rows):
+            said = mean(row["spread"][figure] ** 2 for row in rows) ** 0.5
+            yield said / how_many_page.found(table, rows, figure)
+
+
+@pytest.mark.parametrize(("page", "make"), [pytest.param(*fact, id=fact[1].__name__) for fact in FACTS])
+def test_a_sentence_says_what_its_result_says(page, make):
+    text = words(page)
+    said = [" ".join(sentence.split()) for sentence in make()]
+    assert said and not [sentence for sentence in said if sentence not in text], page
+
+
+ZOO = sorted(path.parent.name for path in ROOT.glob("dit_lab/zoo/*/figures.json") if path.parent.name != "cifar10_vae")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_zoo_models_table_has_the_figures_beside_it(name):
+    figures, text = result(f"dit_lab/zoo/{name}/figures"), words(f"dit_lab/zoo/{name}/README.md")
+    asked, distance = figures["agreement"], figures["frechet"]
+    how = f"guidance {asked['cfg_scale']:g}, {asked['steps']} {asked['sampler'].upper()} steps"
+    assert f"{asked['samples']:,} samples, {how} | {100 * asked['share']:.1f} % |" in text
+    assert f"| {100 * figures['classifier_test_accuracy']:.2f} % |" in text
+    assert f"Fréchet distance, {distance['samples']:,} samples" in text
+    assert f"| {distance['samples_to_test']:.2f} |" in text and f"| {distance['train_to_test']:.2f} |" in text
+
+
+@pytest.mark.parametrize("name", ["amx", "h100"])
+def test_a_benchs_page_is_the_one_of_its_lines(name):
+    kept = result(f"docs/results/bench-{name}")
+    assert table(name, kept["about"], [Line(**line) for line in kept["lines"]]) == page_of(f"bench-{name}")
+
+
+def test_the_page_of_the_apps_bench_is_the_one_of_its_lines():
+    kept = result("docs/results/bench-app")
+    assert serving.page("app", kept["about"], [serving.Row(**row) for row in kept["lines"]]) == page_of("bench-app")
+
+
+@pytest.mark.parametrize("kind", [fewer_steps_page, how_many_page])
+def test_a_page_that_tells_a_table_is_the_one_of_its_table(kind):
+    name = kind.COMMAND.split()[-1].replace("-", "_")
+    assert kind.page(result(f"docs/results/{name}")) in page_of(name)
+
+
+def page_of(name):
+    return (ROOT / f"docs/results/{name}.md").read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ MOST_HEADER = 2**23  # bytes; a header has about 100 a tensor, and class names
 # A file is mapped in parts of at least so many bytes: each leaves memory when the last of its tensors is dropped.
 PART_BYTES = 2**22
 HUGE = 2**22  # bytes from which memory is asked for in large pages
+LINE = 64  # bytes; products of matrices that begin elsewhere may be added up in another order
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "C64": torch.complex64,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "BOOL": torch.bool,
@@ -90,12 +91,17 @@ def map_run(file: BinaryIO, run: list[Entry]) -> dict[str, torch.Tensor]:
 def converted(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     """A tensor in `dtype`, itself where it has it; None is its own.
 
+    One of a file that begins in the middle of a `LINE` moves to where a line begins, so that the model is, to the last
+    bit, the one that was saved; unless it is large, where to copy it would take as long as to read it.
+
     The system clears and hands out fresh memory page by page, which takes longer than to convert what goes in it: so
     large tensors ask for large pages, where there are such.
     """
     count = tensor.numel()
-    if dtype in (None, tensor.dtype) or count * dtype.itemsize < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return tensor if dtype is None else tensor.to(dtype)
+    if dtype in (None, tensor.dtype):
+        return tensor.clone() if tensor.data_ptr() % LINE and tensor.nbytes < HUGE else tensor
+    if count * dtype.itemsize < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return tensor.to(dtype)
     memory = mmap.mmap(-1, count * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a system built without them
         memory.madvise(mmap.MADV_HUGEPAGE)

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -207,3 +208,13 @@ def test_models_change_shapes_in_einops_alone(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not used & {"view", "permute", "unsqueeze"}
+
+
+def test_beside_other_test_processes_this_one_computes_in_one_thread():
+    """More would wait for each other's cores, some hundred times as long where a test is many small products."""
+    others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    threads = subprocess.run(
+        [sys.executable, "-c", "import conftest, torch; print(torch.get_num_threads())"], cwd=ROOT / "tests",
+        env=others | {"PYTEST_XDIST_WORKER": "gw0", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert threads.stdout == "1\n", threads.stderr

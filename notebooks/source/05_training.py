@@ -6,7 +6,7 @@
 # **Before:** a training loop in PyTorch; what $x_t$ is (notebook 1), and how a DiT looks from outside (notebook 4).
 # Both are said again in a sentence where they are needed.
 #
-# **Time:** about 6 minutes of computing on one CPU core, nearly all of it in section 6; an hour with the exercises.
+# **Time:** about 4 minutes of computing on one CPU core, nearly all of it in section 6; an hour with the exercises.
 # With CUDA the model is larger, and trained for longer.
 #
 # **Exercises:** `simple_loss`, `interpolated_log_variance`, `update_average`
@@ -403,7 +403,7 @@ reveal("5.5 per cent of untrained weights left", averages)
 #
 # Now the loop, with your three functions in it: a batch, `losses`, a backward pass, AdamW, `update_average`. In the
 # first hundred steps the learning rate rises, and gradients longer than 1 are shortened, for the rate is fifty times
-# the paper's.
+# the paper's (ten times with CUDA).
 #
 # While it trains, a panel looks at the **average**, every few steps: ten samples, one a label, always from the same
 # noise, so whatever changes in the pictures has been learned; and the size of the *gates* of the blocks, by which each
@@ -623,8 +623,8 @@ print(f"samples readable from step: {first}")
 #
 # * *The loss is what teaches.* Train with `simple_loss` multiplied by 0: the samples must stay noise.
 # * *The average is better than the weights trained last.* It need not be here, at the end of a run whose pictures are
-#   easy. Halve `decay`, or look early, at step 200: if the last weights' samples are read as often as the average's
-#   everywhere, the claim is wrong for this run.
+#   easy. Double `lr`, so that the weights tremble more: if the last weights' samples are read as often as the average's
+#   even then, the claim is wrong for this run.
 # * *The label is followed.* If the samples held against shuffled labels were read as well, it would not be.
 # * *Digits appear while the loss hardly moves.* Plot the loss on a linear axis from that step on. A fall that you had
 #   overlooked would be there.

@@ -7,7 +7,7 @@
 # **Before:** what $x_t$ and $\bar\alpha_t$ are (notebook 1), the null label (notebook 4), and what a DiT is trained to
 # predict (notebook 5). Each is said again in a sentence where it is needed.
 #
-# **Time:** about 6 minutes of computing on a CPU; an hour and a half with the exercises.
+# **Time:** about 5 minutes of computing on one CPU core; an hour and a half with the exercises.
 #
 # **Exercises:** `predicted_x0`, `ddim_step`, `posterior_mean`, `guided`
 #

@@ -644,7 +644,8 @@ picture_table({name: each[:10] for name, each in back.items()}, range(10), "One 
 #
 # By eye most digits can still be told. That is what makes this mistake hard to see: pale pictures, and a distance that
 # is far too large, while everything "works". AutoencoderTiny, which is often used for quick previews of Stable
-# Diffusion's latents, is a case: its factor is 1, and dividing by 0.18215 for it is that mistake.
+# Diffusion's latents, invites it the other way round: its factor is 1, and who divides by 0.18215 for it decodes
+# latents that are 5.5 times too large.
 #
 # Last, the way from noise to a digit, in the latents and decoded. For that the run is recorded, and each step's $x_t$
 # and predicted $x_0$ are decoded.

@@ -7,7 +7,7 @@
 # **Before:** means, covariances and eigenvalues; what a DiT's patches are (notebook 2) and what it is trained on
 # (notebook 5). Latents are said again in a sentence (notebook 7).
 #
-# **Time:** about 5 minutes of computing on two CPU cores; an hour and a half with the exercises.
+# **Time:** about 6 minutes of computing on two CPU cores; an hour and a half with the exercises.
 #
 # **Exercises:** `frechet_distance`, `power_law`
 #
@@ -445,9 +445,9 @@ reveal("8.5 the better predictor", ours)
 # sides.*
 
 # %% [markdown] tags=["after"]
-# **Alike**, and **MACs**. On the right each size's points stand above each other: the parameters are the same, the loss
-# is not. On the left all nine lie along one band. That is the paper's finding (section 5, figure 8): what a DiT
-# computes counts, whether the compute goes into a larger network or into more tokens.
+# **Alike**, and **MACs**. On the right each size's points stand above each other: the parameters are nearly the same,
+# the loss is not. On the left all nine lie along one band. That is the paper's finding (section 5, figure 8): what a
+# DiT computes counts, whether the compute goes into a larger network or into more tokens.
 #
 # M/2 costs as much as these two as well, and is a little better than both: compute is not all. Most seeds' lines are
 # short beside the steps between models; that of S/2 is not. Where two lines overlap, one seed tells nothing about who
@@ -684,10 +684,11 @@ for name, quality in ("loss", long_loss), ("Fréchet distance", long_distance):
 # largest and what it foretells. Look at the row of four with patches of 4 on the right.*
 #
 # The loss goes with the MACs as in our short run, and the law again foretells too little loss for the largest. The
-# distance goes with them less: with patches of 4 it hardly moves, though the loss falls. It is the paper's patches of 8
-# again. And at about 2 MMACs XS/1, S/2 and M/4 come to 221, 242 and 257: smaller patches beat larger models there,
-# which is not the paper's finding. Also, these distances have a floor: photographs and what the autoencoder makes of
-# them are 81 apart already (notebook 7), and no model of latents can do better.
+# distance goes with them less, though its law happens to meet L/1: with patches of 4 it hardly moves, while the loss
+# falls. It is the paper's patches of 8 again. And at about 2 MMACs XS/1, S/2 and M/4 come to 221, 242 and 257: smaller
+# patches beat larger models there, which is not the paper's finding. Also, these distances have a floor: photographs
+# and what the autoencoder makes of them are 81 apart already (notebook 7), and no model of latents can be expected to
+# do better.
 #
 # ## 7. Where it does not hold
 #
@@ -757,10 +758,12 @@ picture_table(named, range(10), "What the furthest and the nearest draw")
 # above. Look whether the distance agrees with your eyes.*
 
 # %% [markdown] tags=["after"]
-# **Parameters**, with this seed and by a little: about -0.9 against -0.8. A digit of 8 x 8 pixels has little fine
-# structure, and four tokens of 4 x 4 pixels go far: M/4 is much nearer than S/1, at less than a third of its MACs, and
-# in M and L patches of 2 are no better than patches of 4. Only patches of 1 are. So "MACs predict quality" is a finding
-# about a kind of picture, a range of patches and a length of training, not about transformers as such.
+# **Parameters**, with this seed and by a little: about -0.9 against -0.8. With nine models trained once each, that
+# narrow a margin may turn with another seed. Single models tell more: M/4 is much nearer than S/1, at less than a third
+# of its MACs, and in M and L patches of 2 were no better than patches of 4 here, only patches of 1 were. A digit of 8 x
+# 8 pixels has little fine structure, and four tokens of 4 x 4 pixels go far. So "MACs predict quality" may well be a
+# finding about a kind of picture, a range of patches and a length of training, and not about transformers as such. One
+# seed does not settle it.
 
 # %% [markdown]
 # ## Summary
@@ -772,7 +775,7 @@ picture_table(named, range(10), "What the furthest and the nearest draw")
 #   parameters much less.
 # * Two numbers sum a family up. Asked for its largest member, our law promised too much, the paper's too little.
 # * The -0.93 of the paper is that of log GMACs; within it, coarse patches are behind at any size. On 8 x 8 digits the
-#   parameters were a little ahead.
+#   parameters were a little ahead, with one seed.
 #
 # To see the rest: 2,000 steps and four sizes take two hours on one core; the paper's twelve models were trained for
 # 400,000 steps each, with a batch of 256.

@@ -36,6 +36,8 @@ def test_a_fresh_state_is_the_papers_too():
     assert isinstance(state.optimiser, torch.optim.AdamW)
     assert [group[name] for name in ("lr", "betas", "weight_decay", "eps")] == [1e-4, (0.9, 0.999), 0, 1e-8]
     assert [*state.averages] == [0.9999] and state.step == 0 and state.ema_warmup and not state.precision
+    by_hand = TrainState(state.model, state.averages, state.optimiser)
+    assert by_hand.ema_warmup and (by_hand.step, by_hand.recent, by_hand.precision) == (0, [], "")
 
 
 def test_the_papers_model_is_trained_for_noise_and_its_variance_over_a_thousand_linear_steps():

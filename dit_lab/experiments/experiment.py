@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar
 
 import torch
 import tyro
+from torch import nn
 
 from dit_lab.checkpoints import load
 from dit_lab.checkpoints.reading import listed
@@ -22,7 +23,7 @@ from dit_lab.commands.train import follow
 from dit_lab.data import Images, Latents
 from dit_lab.experiments.judge import MEASURED, REBUILT, Judge
 from dit_lab.experiments.kept import check_settings, log_of, read_judged, read_results
-from dit_lab.experiments.page import save_figure, write_page
+from dit_lab.experiments.page import Part, save_figure, sections, write_page
 from dit_lab.experiments.plan import Kept, Plan
 from dit_lab.files import make_folder, writable, write_json
 from dit_lab.models import Config, build, count
@@ -38,12 +39,14 @@ TRAINING_STEPS_MEANT = 100  # the training loss is the mean of so many last step
 class Experiment(ABC):
     """Which models an experiment compares, and how what came out is told: a subclass, whose fields are its options.
 
-    `name` is its command's, `title` its page's, and `files` that of its folder of runs and of its results.
+    `name` is its command's, `title` its page's, and `files` that of its folder of runs and of its results; `further`
+    are the names of parts that it may have besides, each with a figure of its own.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     files: ClassVar[str]
+    further: ClassVar[tuple[str, ...]] = ()
 
     size: int | None = None
     """The pictures' side (default: as they are)."""
@@ -62,6 +65,22 @@ class Experiment(ABC):
     def figure(table: dict):
         """The results as a figure of Matplotlib."""
 
+    @property
+    def settings(self) -> dict:
+        """Those of its options that make runs comparable."""
+        return asdict(self)
+
+    def check(self, plan: Plan) -> None:  # noqa: B027
+        """Raise ValueError, before any work, on options that cannot be carried out."""
+
+    def measure_more(self, table: dict, plan: Plan, judge: Judge, kept: Kept) -> None:  # noqa: B027
+        """What the further parts need of the trained models: put into the table, and written as it comes."""
+
+    @staticmethod
+    def parts(table: dict) -> dict[str, Part]:
+        """Those of the further parts that the table has something of, by name."""
+        return {}
+
     @classmethod
     def command(cls) -> str:
         """What carries it out, as the page says it."""
@@ -79,18 +98,24 @@ def command_of(kind: type[Experiment], plan: Plan = Plan()) -> Callable:  # noqa
     ) -> None:
         carry_out(models, plan, kept)
 
-    command.__doc__ = f"{kind.__doc__}\n\nTrained and judged with every seed, told as JSON, a page and a figure."
+    command.__doc__ = f"{kind.__doc__}\n\nTrained and judged with every seed, told as JSON, a page and figures."
     return command
 
 
 def carry_out(models: Experiment, plan: Plan, kept: Kept) -> dict:
-    """Train and judge what is not yet, and write the figure and the page. Returns the results."""
+    """Train and judge what is not yet, and write the figures and the page. Returns the results."""
+    models.check(plan)
     figure, page = kept.results.with_suffix(".png"), kept.results.with_suffix(".md")
-    writable(kept.results, figure, page)
+    further = {name: kept.results.with_name(f"{kept.results.stem}_{name}.png") for name in models.further}
+    writable(kept.results, figure, page, *further.values())
     with hold(kept.out, "experiment"):
         table = compared(models, plan, kept)
+        parts = models.parts(table)
         save_figure(models.figure(table), figure)
-        write_page(page, models.title, models.command(), models.markdown(table))
+        for name, part in parts.items():
+            save_figure(part.figure, further[name])
+        written = models.markdown(table) + sections(parts, kept.results.stem)
+        write_page(page, models.title, models.command(), written)
         return table
 
 
@@ -100,7 +125,7 @@ def compared(models: Experiment, plan: Plan, kept: Kept) -> dict:
     Raises ValueError where there are results already that were made with other settings.
     """
     judge = Judge(plan, models.size, kept.out)
-    table = opened(kept.results, json.loads(json.dumps(asdict(models) | plan.settings)), judge)
+    table = opened(kept.results, json.loads(json.dumps(models.settings | plan.settings)), judge)
     for seed in plan.seeds:
         for name, config in models.configs(judge.train).items():
             if any(row["model"] == name and row["seed"] == seed for row in table["runs"]):
@@ -110,6 +135,7 @@ def compared(models: Experiment, plan: Plan, kept: Kept) -> dict:
             table["runs"].append({"model": name, "seed": seed, **row})
             make_folder(kept.results.parent)
             write_json(kept.results, table)
+    models.measure_more(table, plan, judge, kept)
     return table
 
 
@@ -125,7 +151,7 @@ def opened(results: Path, settings: dict, judge: Judge) -> dict:
 
 def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -> dict:
     """Train a model and judge it after each of the plan's steps; what was judged before is not judged again."""
-    made = json.loads(json.dumps({"model": config.as_json(), "seed": seed, **plan.settings}))  # as it is read again
+    made = made_of(config, seed, plan)
     curve = judged_before(kept := folder / JUDGED, made)
     for steps in plan.steps[len(curve) :]:
         start = time.perf_counter()
@@ -140,6 +166,22 @@ def one_run(config: Config, seed: int, plan: Plan, judge: Judge, folder: Path) -
         "seconds": sum(figures["seconds"] for figures in curve),
         "curve": curve, "losses": [[line["step"], line["mse"]] for line in log_of(folder)],
     }  # fmt: skip
+
+
+def finished(config: Config, name: str, seed: int, plan: Plan, kept: Kept) -> nn.Module:
+    """The model of a run that was judged to its end. Raises ValueError where there is none, or that of another run."""
+    folder = folder_of(kept.out, name, seed)
+    if len(judged_before(folder / JUDGED, made_of(config, seed, plan))) < len(plan.steps):
+        raise ValueError(
+            f"{kept.results} tells of {name}, seed {seed}, but its run is not in {folder}; give --out the folder that "
+            "has it, or --results another name"
+        )
+    return load(folder).model
+
+
+def made_of(config: Config, seed: int, plan: Plan) -> dict:
+    """How a run is made, as it is read again."""
+    return json.loads(json.dumps({"model": config.as_json(), "seed": seed, **plan.settings}))
 
 
 def judged_before(kept: Path, made: dict) -> list[dict]:

@@ -1,8 +1,10 @@
 """What judges the models of an experiment: real pictures, a classifier that saw half of them, and unseen losses."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from einops import reduce
 
 from dit_lab.commands.encode import encode_command
 from dit_lab.data import Latents, open_codec, open_data
@@ -22,7 +24,7 @@ class Judge:
     """
 
     def __init__(self, plan: Plan, size: int | None, folder: Path):
-        self.plan = plan
+        self.plan, self.size = plan, size
         self.pictures = [open_data(plan.data, split=split, size=size) for split in ("train", "test")]
         train, test = self.pictures
         self.classifier, _ = judge_for(test, "test", lambda: train, folder)
@@ -38,15 +40,27 @@ class Judge:
 
     def distance_of_rebuilt(self) -> float:
         """The same between test pictures and what the VAE makes of them, the floor for models of latents."""
-        rebuilt = self.decode(self.test.batch(range(len(self.test)))[0])
-        return frechet_distance(judge(self.classifier, rebuilt)[1], self.real)
+        return self.of_rebuilt(self.decode)["rebuilt"]
+
+    def of_rebuilt(self, decode: Callable) -> dict[str, float]:
+        """What a decoder makes of the test pictures' latents: its distance to them, and their mean PSNR in dB."""
+        rebuilt, real = decode(self.test.batch(range(len(self.test)))[0]), everything(self.pictures[1])
+        error = reduce((rebuilt - real).square(), "n c h w -> n", "mean") / 4  # of pixels in [0, 1]
+        distance = frechet_distance(judge(self.classifier, rebuilt)[1], self.real)
+        return {"rebuilt": distance, "psnr": -10 * error.clamp(min=1e-10).log10().mean().item()}
 
     def figures(self, model) -> dict[str, float]:
         """The losses on unseen pictures, and what samples look like."""
-        drawn, labels = draw(model, self.plan.samples, self.plan.sample_steps, 1.0, self.decode)
-        seen, features = judge(self.classifier, drawn)
-        distance = frechet_distance(features, self.real)
-        return {**unseen_losses(model, self.test), "frechet": distance, "agreement": agreement(seen, labels)}
+        return {**unseen_losses(model, self.test), **self.of_samples(model, self.plan.sample_steps)}
+
+    def of_samples(self, model, steps: int) -> dict[str, float]:
+        """What samples of so many steps look like; their noise is always the same."""
+        return self.seen(*draw(model, self.plan.samples, steps, 1.0, self.decode))
+
+    def seen(self, pictures: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """What pictures (`n c h w` in [-1, 1]) look like that were to show the labels (`n`)."""
+        classes, features = judge(self.classifier, pictures)
+        return {"frechet": frechet_distance(features, self.real), "agreement": agreement(classes, labels)}
 
 
 def latents(plan: Plan, size: int | None, split: str, folder: Path) -> Latents:

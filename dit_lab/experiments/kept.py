@@ -13,6 +13,12 @@ NUMBER, STEP = (is_number, "a number"), (is_step, "a whole number from 0")
 NAME = (lambda value: isinstance(value, str), "a name")
 
 
+# The rows of further parts, which a table may lack: samples by their steps, and by their decoder.
+OF_A_MODEL = dict(model=NAME, seed=STEP, frechet=NUMBER, agreement=NUMBER)
+OF_A_DECODER = OF_A_MODEL | dict(decoder=NAME, made=(lambda value: is_object(value), "an object"), rebuilt=NUMBER)
+MORE = {"sampling": OF_A_MODEL | dict(steps=STEP), "decoders": OF_A_DECODER | dict(psnr=NUMBER)}
+
+
 def read_results(path: Path) -> dict:
     """The table of an experiment so far. Raises ValueError on a file that is none."""
     try:
@@ -23,6 +29,10 @@ def read_results(path: Path) -> dict:
             check_fields(table["settings"], **{REBUILT: NUMBER})
         for row in table["runs"]:
             check_row(row)
+        for part, fields in MORE.items():
+            check_fields({part: table.get(part, [])}, **{part: (is_objects, "a list of objects")})
+            for row in table.get(part, []):
+                check_fields(row, **fields)
     except ValueError as error:
         raise ValueError(f"{path} holds no results of an experiment; give --results another name ({error})") from error
     return table

@@ -2,12 +2,29 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
 
 from dit_lab.experiments.judge import MEASURED, REBUILT
 from dit_lab.files import atomic
 
 WRITTEN = re.compile(r"<!-- written by .*? -->")  # whatever the command was called then
 END = "<!-- end -->"
+
+
+class Part(NamedTuple):
+    """A further part of what came out: its heading, its figure, and its tables with what a reader must know."""
+
+    title: str
+    figure: Figure
+    markdown: str
+
+
+def sections(parts: dict[str, Part], stem: str) -> str:
+    """The parts under their headings, each with its figure, `STEM_name.png`; nothing where there are none."""
+    drawn = lambda name, part: f"![{part.title}]({stem}_{name}.png)"
+    return "".join(f"\n\n## {p.title}\n\n{drawn(name, p)}\n\n{p.markdown}" for name, p in parts.items())
 
 
 def by_model(table: dict, names) -> dict[str, list[dict]]:
@@ -27,6 +44,14 @@ def judged(runs: list[dict]) -> str:
     """Three columns of a table: the loss on unseen pictures, the Fréchet distance, and the share seen as asked."""
     columns = ("test_mse", ".4f"), ("frechet", ".1f"), ("agreement", ".0%")
     return " | ".join(spelt(runs, *column) for column in columns)
+
+
+def verdict(claimed: list[dict], other: list[dict], field: str) -> str:
+    """Whether the claimed one's field is lower with every seed: `held`, `failed`, or with how many; rows by seed."""
+    lower = [one[field] < two[field] for one, two in zip(claimed, other, strict=True)]
+    if len({*lower}) > 1:
+        return f"{sum(lower)} of {len(lower)} seeds"
+    return "held" if lower[0] else "failed"
 
 
 def told(table: dict) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dit_lab.inside.plots import BLUE, CATEGORIES, ORANGE, panels
 
@@ -83,4 +83,94 @@ def scaling(models: dict[str, Sequence[dict]]) -> Figure:
         axis.margins(x=0.1)
         axis.grid(alpha=0.3, which="both")
     figure.suptitle("Quality against compute (a line a size, a dot a patch size)")
+    return figure
+
+
+STYLES = {"marker": "os^", "linestyle": ("-", "--", ":")}  # by patch, the finest first
+
+
+def looks(names: Sequence[str]) -> dict[str, dict]:
+    """Models `SIZE/patch`, each with its look: a colour a size, a marker and a kind of line a patch."""
+    sizes, patches = (list(dict.fromkeys(name.split("/")[part] for name in names)) for part in (0, 1))
+    patches.sort(key=int)
+    found = {}
+    for name in names:
+        size, patch = name.split("/")
+        style = {what: values[patches.index(patch) % len(values)] for what, values in STYLES.items()}
+        found[name] = {"color": CATEGORIES[sizes.index(size) % len(CATEGORIES)], **style}
+    return found
+
+
+def along(macs: dict[str, Sequence[float]], panes: dict[str, dict], unit: str) -> Figure:
+    """A line a model along its compute, a panel a figure: `panes` maps its name to `{model: seeds of values}`.
+
+    A line is the mean over the seeds, a band their range; both axes are logarithmic.
+    """
+    figure, axes = panels(1, len(panes), 3.8, grid=False)
+    for axis, (name, models) in zip(axes[0], panes.items(), strict=True):
+        for model, look in looks(list(models)).items():
+            values = np.array(models[model])
+            axis.plot(macs[model], values.mean(0), label=model, linewidth=1, markersize=4, **look)
+            axis.fill_between(macs[model], values.min(0), values.max(0), color=look["color"], alpha=0.15, linewidth=0)
+        axis.set(xlabel=f"{unit} (log scale)", ylabel=f"{name} (log scale)", xscale="log", yscale="log")
+        axis.xaxis.set(major_formatter="{x:g}")
+        # Even steps in plain numbers: within less than a decade powers of ten say little.
+        axis.yaxis.set(major_locator=MaxNLocator(8), minor_locator=NullLocator(), major_formatter="{x:g}")
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    return figure
+
+
+def training(models: dict[str, Sequence[dict]], batch_size: int) -> Figure:
+    """Unseen loss and Fréchet distance against MACs of training: `models` maps `SIZE/patch` to runs with a `curve`."""
+    macs = {
+        name: [3 * runs[0]["macs"] * batch_size * figures["step"] / 1e12 for figures in runs[0]["curve"]]
+        for name, runs in models.items()
+    }
+    of = lambda field: {
+        name: [[figures[field] for figures in run["curve"]] for run in runs] for name, runs in models.items()
+    }
+    panes = {"loss on unseen pictures (mse)": of("test_mse"), "Fréchet distance": of("frechet")}
+    figure = along(macs, panes, "TMACs of training")
+    figure.suptitle("Quality against training compute (a line a model, a dot where it was judged)")
+    return figure
+
+
+def sampling(seen: dict[str, dict[int, Sequence[dict]]], macs: dict[str, int]) -> Figure:
+    """Fréchet distance and share seen as asked against MACs of sampling: `seen` maps `SIZE/patch` to runs by steps."""
+    spent = {name: [steps * macs[name] / 1e6 for steps in by_steps] for name, by_steps in seen.items()}
+    seeds = lambda by_steps: set.intersection(*({row["seed"] for row in rows} for rows in by_steps.values()))
+    of = lambda field: {
+        name: [
+            [row[field] for rows in by_steps.values() for row in rows if row["seed"] == seed]
+            for seed in sorted(seeds(by_steps))
+        ]
+        for name, by_steps in seen.items()
+    }
+    figure = along(
+        spent, {"Fréchet distance": of("frechet"), "share seen as asked": of("agreement")}, "MMACs a picture"
+    )
+    steps = sorted({steps for by_steps in seen.values() for steps in by_steps})
+    figure.suptitle(f"Quality against sampling compute (a line a model, dots at {', '.join(map(str, steps))} steps)")
+    return figure
+
+
+def decoders(found: dict[str, Sequence[dict]], model: str) -> Figure:
+    """Decoders side by side: `found` maps a name to its rows, one a seed, of `psnr`, `rebuilt` and `frechet`."""
+    names = "PSNR of rebuilt pictures (dB)", "Fréchet distance, rebuilt", f"Fréchet distance, samples of {model}"
+    panes = dict(zip(("psnr", "rebuilt", "frechet"), names, strict=True))
+    figure, axes = panels(1, len(panes), 2.6, grid=False)
+    for axis, (field, title) in zip(axes[0], panes.items(), strict=True):
+        for place, rows in enumerate(found.values()):
+            values = np.array([row[field] for row in rows])
+            axis.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.6, markersize=5)
+            axis.plot(values.mean(), place, "|", color=ORANGE, markersize=16, markeredgewidth=2.5)
+        axis.set(ylim=(len(found) - 0.5, -0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.ticklabel_format(axis="x", useOffset=False)
+        axis.set_title(title, fontsize=9)
+        axis.set_yticks(range(len(found)), found if axis is axes[0, 0] else [""] * len(found))
+        axis.grid(alpha=0.3, axis="x")
+        axis.margins(x=0.15)
+    figure.suptitle("One VAE's latents by several decoders (dots: seeds, bar: their mean)")
     return figure

@@ -21,6 +21,7 @@ from dit_lab.experiments.experiment import folder_of, judged_before
 from dit_lab.experiments.four_blocks import four_blocks_command
 from dit_lab.experiments.judge import Judge
 from dit_lab.experiments.kept import log_of, read_results
+from dit_lab.experiments.page import sections
 from dit_lab.experiments.papers import DIT_BLOCKS
 from dit_lab.experiments.scaling import SIZES, correlation, scaling_command
 from dit_lab.models import BLOCKS, preset
@@ -91,7 +92,7 @@ def test_every_experiment_has_its_command_and_its_files_under_its_name(whole):
     page = (whole[0] / "results.md").read_text()
     assert page.startswith("# One\n") and "written by python -m dit_lab experiment one -->\n1 run\n" in page
     kinds = {kind.name: kind for kind in (FourBlocks, Ladder, Scaling)}
-    assert kinds.keys() | {"causal", "fewer-steps", "gallery", "spectrum"} == EXPERIMENTS.keys()
+    assert kinds.keys() | {"causal", "fewer-steps", "gallery", "how-many", "spectrum"} == EXPERIMENTS.keys()
     for name, kind in kinds.items():
         results = ROOT / Kept.named(kind.files).results
         assert results.is_file() and kind.command() == f"python -m dit_lab experiment {name}"
@@ -149,6 +150,11 @@ def table(**changes):
                 dict(model=5), dict(seed="0"), dict(macs=10**400), dict(frechet="x"), dict(losses=5),
                 dict(losses=[[1]]), dict(losses=[["1", 2]]), dict(curve=5), dict(curve=[{"step": 1}]), dict(tokens=0.5),
             )
+        ],
+        *[
+            json.dumps(table() | {part: rows})
+            for part in ("sampling", "decoders")
+            for rows in (5, [5], [{}], [dict(model="toy/one", seed=0, frechet="x", agreement=1.0)])
         ],
     ],
 )  # fmt: skip
@@ -219,7 +225,8 @@ def vae(tmp_path_factory):
 
 def test_models_of_latents_learn_latents_and_are_judged_by_the_pictures_that_their_vae_makes(vae, tmp_path):
     plan = replace(PLAN, vae=str(vae), steps=(2,))
-    scaling_command(Scaling(patches=(2,)), plan, Kept(tmp_path / "runs", tmp_path / "s.json"))
+    alone = Scaling(patches=(2,), sampling_steps=(), decoders=())
+    scaling_command(alone, plan, Kept(tmp_path / "runs", tmp_path / "s.json"))
     table = json.loads((tmp_path / "s.json").read_text())
     assert [row["tokens"] for row in table["runs"]] == [4] * len(SIZES)
     assert table["settings"]["rebuilt_to_test_frechet"] > table["settings"]["train_to_test_frechet"]
@@ -257,7 +264,8 @@ def test_the_four_blocks_are_trained_judged_and_told(tmp_path):
 def test_scaling_trains_every_size_with_every_patch(tmp_path):
     results = tmp_path / "scaling.json"
     plan = replace(PLAN, steps=(1,))
-    scaling_command(Scaling(size=8, patches=(4, 8)), plan, Kept(tmp_path / "runs", results))
+    alone = Scaling(size=8, patches=(4, 8), sampling_steps=())
+    scaling_command(alone, plan, Kept(tmp_path / "runs", results))
     rows = json.loads(results.read_text())["runs"]
     assert [row["model"] for row in rows] == [f"{size}/{patch}" for size in SIZES for patch in (8, 4)]
     assert len(list((tmp_path / "runs").glob("*/judged.json"))) == len(rows)
@@ -303,9 +311,11 @@ def test_a_ladder_has_a_dot_a_run_and_a_bar_at_the_mean_of_each_rung():
 
 
 @pytest.mark.parametrize(
-    ("name", "markdown"),
-    [(kind.files, kind.markdown) for kind in (FourBlocks, Ladder, Scaling)],
+    "kind",
+    [FourBlocks, Ladder, Scaling],
 )
-def test_a_page_that_ships_has_the_table_of_the_results_beside_it(name, markdown):
-    results = ROOT / "docs" / "results" / f"{name}.json"
-    assert markdown(json.loads(results.read_text())) in results.with_suffix(".md").read_text()
+def test_a_page_that_ships_has_the_tables_of_the_results_beside_it(kind):
+    results = ROOT / "docs" / "results" / f"{kind.files}.json"
+    table = json.loads(results.read_text())
+    written = kind.markdown(table) + sections(kind.parts(table), kind.files)
+    assert written in results.with_suffix(".md").read_text()

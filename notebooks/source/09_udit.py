@@ -7,7 +7,7 @@
 # **Before:** attention and MACs (notebook 3); positions by turning (RoPE) are explained in notebook 12. Frequencies as
 # in notebook 1. What is needed is said again.
 #
-# **Time:** about 3 minutes of computing on a CPU; an hour with the exercises.
+# **Time:** about 5 minutes of computing on two CPU cores; an hour with the exercises.
 #
 # **Exercises:** `interleaved_tokens`, `low_frequency_share`, `fold_linears`
 #
@@ -312,9 +312,9 @@ reveal("9.3 low-frequency share of a trained U-DiT's features", by_block)
 # %% [markdown] tags=["after"]
 # Above white noise and its own tokens in random places everywhere, but far above only in the decoder. An untrained
 # block passes on what it gets, for its gates are born shut (notebook 4), so that line shows the noisy input's own
-# share. In the encoder the trained blocks are hardly above it; in the decoder they are: there coarseness is learnt. The
-# smaller the grid, the fewer waves there are to tell apart, so compare a block with its own controls rather than with
-# other blocks.
+# share. In the encoder the trained blocks are hardly above it, in the middle somewhat, and in the decoder they are far
+# above it: there coarseness is learnt. The smaller the grid, the fewer waves there are to tell apart, so compare a
+# block with its own controls rather than with other blocks.
 
 # %% [markdown]
 # And the plain DiT of the zoo, `mnist`, which nobody made to be coarse? Its control is again the same model untrained.
@@ -341,8 +341,8 @@ print(f"low-frequency share of the plain DiT's features: about {of_plain:.1f}")
 print(f"of its untrained control: about {of_plain_untrained:.1f}; of white noise on its grid: {of_white:.1f}")
 
 # %% [markdown]
-# Not finer than the U either. But look at the control: half of what it has over white noise is there before any
-# training, for DiT adds its table of positions to the tokens (notebook 2), and that is made of slow waves. Training
+# Not finer than the U either. But look at the control: more than half of what it has over white noise is there before
+# any training, for DiT adds its table of positions to the tokens (notebook 2), and that is made of slow waves. Training
 # adds a little. In the long run of the next section the isotropic model's share was near that of white noise. So
 # coarseness is not the U's own, and it depends on the model. What the U adds is to *use* it, by working where tokens
 # are few.
@@ -405,9 +405,10 @@ reveal("9.4 the lowest loss after 150 steps: isotropic, unet or token", three_ru
 # distance between two points of one colour before you compare colours.*
 
 # %% [markdown] tags=["after"]
-# The U learns far faster here than the isotropic model, whose error is still about a third larger. The U with and
-# without downsampled tokens cannot be told apart with two seeds, and the one costs less. Whether they *gain*, as in the
-# paper, 150 steps cannot say.
+# The U learns far faster here than the isotropic model, whose error is still a third larger, or more. The U with
+# downsampled tokens is close to the one without: its error was a few per cent larger with both seeds, and it costs a
+# quarter less. Two seeds are few, and on another machine these two may change places. Whether downsampled tokens
+# *gain*, as in the paper, 150 steps cannot say.
 
 # %% [markdown]
 # The long run (`docs/results/udit_ladder.md` in the repository) trained every rung for 1,500 steps with three seeds.

@@ -7,7 +7,7 @@
 # **Before:** attention and the block (notebook 3), how the condition comes in (notebook 4), sampling (notebook 6). Each
 # is said again in a sentence where it is needed.
 #
-# **Time:** about 2 minutes of computing on two CPU cores; an hour and a half with the exercises.
+# **Time:** about 3 minutes of computing on two CPU cores; an hour and a half with the exercises.
 #
 # **Exercises:** `attention_entropy`, `attention_distance`, `rollout`, `head_contributions`
 #
@@ -748,7 +748,7 @@ reveal("10.7 rank of the gathering head among nine", rank_of_the_sink)
 
 # %% [markdown] tags=["after"]
 # Third. A conspicuous map is not yet an important head. Look who stands above: two heads that gather little, and look
-# at a neighbour (compare the tables of sections 2 and 3).
+# at a neighbour (compare the figure of section 3 and the table of section 2).
 
 # %% [markdown]
 # Do the two questions, what it gave and what is lost without it, have the same answer? For the stroke of our 7 we ask
@@ -784,8 +784,8 @@ reveal("10.8 per cent of the stroke lost without what gave most", made_of)
 
 # %% [markdown]
 # *Figure: above, the sample with its stroke outlined, and the six parts that gave most to it. Below, the shares by
-# thirds of the run (they add up to 100 % with the first noise; input and last layer are large and cancel), and each
-# measured cell as a dot: what it gave against what is lost without it. On the line both are the same; below it the
+# thirds of the run (they add up to 100 % with the first noise; input and last layer are large, of opposite sign), and
+# each measured cell as a dot: what it gave against what is lost without it. On the line both are the same; below it the
 # others made up for the loss, above it more was lost than the cell itself had given.*
 
 # %% [markdown] tags=["after"]

@@ -231,7 +231,7 @@ display(figure)
 
 # %% [markdown]
 # A small model takes longer than its MACs say: its products are too small to fill the processor, and what is no product
-# (norms, calls) counts. So an estimate from a small model's time would be far too long for the large one. The large
+# (norms, calls) counts. So an estimate from a small model's time would be too long for the large one. The large
 # one's own block has the large one's sizes. That 28 of them take 28 times as long is to be expected, as long as the
 # weights fit into memory, but it is not shown here: only with the checkpoint can it be (see the end).
 #
@@ -333,8 +333,9 @@ def all_maps():
 reveal("11.3 GB of all attention maps of 50 guided steps", all_maps)
 
 # %% [markdown] tags=["after"]
-# 5.9 GB for one picture, and 94 GB at 512 x 512. That is why nothing here keeps maps: a trajectory holds what the
-# network was given, 2.5 MB, and a look runs one step again and computes what is asked for.
+# 5.9 GB for one picture (a guided step has two passes, of 59 MB each), and 94 GB at 512 x 512. That is why nothing here
+# keeps maps: a trajectory holds what the network was given, 2.5 MB, and a look runs one step again and computes what is
+# asked for.
 
 # %%
 at = round(0.6 * steps)
@@ -441,9 +442,9 @@ def costs_of_looks():
 reveal("11.4 minutes of notebook 10's section 9 at full size on an H100", costs_of_looks)
 
 # %% [markdown] tags=["after"]
-# Five minutes or so, and days on a laptop's processor. So at full size ask as one asks with dear experiments: clicks
-# and numbers cost one step; choose with them what to switch off; and switch off little, for few steps, with few
-# controls. (An H100's time is for 64 pictures at once, so single clicks take a little longer there. In bf16, compiled,
+# Five minutes or so, and a day or more on a laptop's processor. So at full size ask as one asks with dear experiments:
+# clicks and numbers cost few steps; choose with them what to switch off; and switch off little, for few steps, with few
+# controls. (An H100's time is for 64 pictures at once, so a single click takes twice as long there. In bf16, compiled,
 # it would be ten times as fast, but hooks, and so edits, do not hang in compiled code.)
 
 # %% [markdown]
@@ -453,7 +454,7 @@ reveal("11.4 minutes of notebook 10's section 9 at full size on an H100", costs_
 # * A file holds tensors. What they are for it may not say; `load` says what it took for granted.
 # * A model of 675 million numbers is opened by the same calls as one of two million. What grows is the price of a look:
 #   1,400 times the MACs.
-# * A run is a file of a few MB that notebook and app both open.
+# * A run is a small file, of a few MB at most for one picture, that notebook and app both open.
 
 # %% tags=["figures"]
 print(f"GB of the download: {whole:.1f}")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from shared import random_model
 
-from dit_lab.diffusion import Diffusion, generate, sample
-from dit_lab.diffusion.gaussian import FAINT, discretised_nll
+from dit_lab.diffusion import Diffusion, Flow, SiT, generate, sample
+from dit_lab.diffusion.gaussian import FAINT, discretised_nll, spaced
 from dit_lab.diffusion.solvers import REMEMBERED
 
 
@@ -58,3 +58,53 @@ def test_a_value_that_cannot_be_costs_as_much_as_a_probability_of_1e_12():
     """The original's floor: without it one pixel would make the whole bound infinite."""
     x0, mean, log_scale = torch.tensor([0.0, 0.0], dtype=torch.float64), torch.tensor([0.9, -0.9]), torch.tensor(-6.0)
     assert discretised_nll(x0, mean.double(), log_scale).tolist() == pytest.approx([-math.log(1e-12)] * 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, True, None, "4"])
+def test_a_path_of_no_steps_is_none(steps):
+    for make in Flow, SiT, Flow().respaced, lambda steps: spaced(10, steps):
+        with pytest.raises(ValueError, match="steps must be a whole number"):
+            make(steps)
+    with pytest.raises(ValueError, match="steps must be a whole number from 1 to 10, not 11"):
+        spaced(10, 11)
+
+
+def test_uneven_steps_lie_where_they_were_named_in_the_precision_of_the_pictures():
+    i = torch.tensor([1, 0])
+    for process, named in (Flow(), [777.7, 123.4]), (SiT(), [0.2223, 0.8766]):
+        walk = process.picked(named)
+        for dtype, near in (torch.float64, 1e-12), (torch.float32, 1e-6):
+            a, s = walk.signal_and_noise(i, torch.empty(0, dtype=dtype))
+            assert a.dtype == s.dtype == dtype and s.flatten().tolist() == pytest.approx([0.7777, 0.1234], rel=near)
+        assert walk.model_time(i).dtype == torch.float32 and walk.model_time(i).tolist() == pytest.approx(named)
+        assert walk.timesteps.tolist() == named[::-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        (dict(), {1, 4}),
+        (dict(cfg_scale=2.0), {1, 4, 5}),
+        (dict(cfg_scale=2.0, cfg_interval=(300, 700)), {1, 4, 5}),
+        (dict(cfg_scale=2.0, cfg_interval=(1, 2)), {1, 4}),
+    ],
+)
+def test_a_model_that_makes_things_ahead_is_told_once_of_every_timestep_and_label_that_it_is_then_asked_for(
+    options, labels
+):
+    model, told, asked = random_model(), [], set()
+
+    def ahead(t, y):
+        told.append((t.tolist(), y.tolist()))
+        return ask
+
+    def ask(x, t, y):
+        asked.update(zip(t.tolist(), y.tolist(), strict=True))
+        return model(x, t, y)
+
+    expected = generate(model, [4, 1, 4], steps=4, **options)
+    model.ahead = ahead
+    assert torch.equal(generate(model, [4, 1, 4], steps=4, **options), expected)
+    ((times, classes),) = told
+    assert sorted(times) == [0, 333, 666, 999] and sorted(classes) == sorted(labels)
+    assert {t for t, _ in asked} == {*times} and {y for _, y in asked} == {*classes}

@@ -41,8 +41,7 @@ MOST = 300  # letters of a sentence
 KINDS = {
     "INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a name", "{FLOAT FLOAT}": "two numbers",
     "[INT [INT ...]]": "whole numbers", "INT|{INT INT}": "one or two whole numbers",
-    "FLOAT|{[FLOAT [FLOAT ...]]}": "numbers", "FLOAT FLOAT": "two numbers",
-}  # fmt: skip
+    "FLOAT|{[FLOAT [FLOAT ...]]}": "numbers", "FLOAT FLOAT": "two numbers"}  # fmt: skip
 
 
 class Stopped(SystemExit):

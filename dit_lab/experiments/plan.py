@@ -29,10 +29,11 @@ class Plan:
     """DDIM steps of those."""
 
     def options(self, steps: int, seed: int) -> TrainOptions:
-        """A run's training, up to some of the steps."""
+        """A run's training, up to some of the steps; in fp32, since "auto" may find something else for each model."""
         return TrainOptions(
-            steps=steps, batch_size=self.batch_size, lr=self.lr, warmup=100, ema_decay=0.998, save_every=250, seed=seed
-        )
+            steps=steps, batch_size=self.batch_size, lr=self.lr, warmup=100, ema_decay=0.998, save_every=250, seed=seed,
+            precision="fp32",
+        )  # fmt: skip
 
     @property
     def settings(self) -> dict:

@@ -319,3 +319,8 @@ def test_a_page_that_ships_has_the_tables_of_the_results_beside_it(kind):
     table = json.loads(results.read_text())
     written = kind.markdown(table) + sections(kind.parts(table), kind.files)
     assert written in results.with_suffix(".md").read_text()
+
+
+def test_compared_models_are_all_trained_in_one_precision():
+    """Found out for each, it would depend on the model and on what else the machine has to do."""
+    assert PLAN.options(10, 0).precision == "fp32"

@@ -91,6 +91,11 @@ def test_every_panel_draws_the_run_and_breaks_nothing(opened, name):
         if name in ("whatif", "compare"):
             page.click(f"#lab-panel-{name} .lab-main")
             page.wait_for_timeout(4000)
+        if name == "training":
+            page.click("#lab-panel-training [data-start]")
+            page.wait_for_function(
+                "document.querySelector('#lab-panel-training [data-told]').textContent.includes('done')"
+            )
         page.set_viewport_size({"width": 1280, "height": 2200})
         page.wait_for_timeout(2500)
         page.locator(f"#lab-panel-{name} .lab-card").first.screenshot(path=ROOT / "docs" / "app" / f"{name}.png")

@@ -83,33 +83,31 @@ def unipc_step(process, now, before, ask, noise, eta):
     through the new x0; the network is not asked again.
     """
     if before and now.i:
-        curve = along_curve(process, now, before) - along_line(process, before[0], before[1:], now.i)
-        moved = exponential(process, before[0]._replace(x=torch.zeros_like(now.x)), curve, now.i)
+        curve = along_curve(process, now, before) - along_line(process, before[0], before[1:])
+        moved = exponential(process, before[0]._replace(x=torch.zeros_like(now.x)), curve)
         now = now._replace(x=now.x + moved)
     return exponential(process, now, along_line(process, now, before))
 
 
-def exponential(process, now, x0, following: int | None = None):
-    """The step from x_t to step `following` (None: the next) that is exact while x0 stays: `x0: b c h w -> b c h w`."""
-    following = now.i - 1 if following is None else following
-    if following < 0:
+def exponential(process, now, x0):
+    """The step from x_t to the next that is exact while x0 stays: `x0: b c h w -> b c h w`."""
+    if now.i == 0:
         return x0
-    (_, s), (a_next, s_next) = process.levels(now.i), process.levels(following)
-    h = log_snr(process, following) - log_snr(process, now.i)
+    (_, s), (a_next, s_next) = process.levels(now.i), process.levels(now.i - 1)
+    h = log_snr(process, now.i - 1) - log_snr(process, now.i)
     return s_next / s * now.x - a_next * math.expm1(-h) * x0
 
 
-def along_line(process, now, before, following: int | None = None):
-    """x0 halfway to step `following` (None: the next), on the line through the last two: `-> b c h w`.
+def along_line(process, now, before):
+    """x0 halfway to the next step, on the line through the last two: `-> b c h w`.
 
     It is a line in log SNR, as the paper has it. Where the walk began with pure noise, as flow matching does, it is one
     in s: log SNR has no place for the first step, and those after it are as long there however many there are, so that
     the line in it is off by a first-order error in each.
     """
-    following = now.i - 1 if following is None else following
-    if not before or following < 0:
+    if not before or now.i == 0:
         return now.x0
-    steps = following, now.i, before[0].i
+    steps = now.i - 1, now.i, before[0].i
     if process.levels(len(process.timesteps) - 1)[0] > 0:
         there, here, last = (log_snr(process, i) for i in steps)
     else:

@@ -9,7 +9,8 @@ from shared import random_model
 
 from dit_lab.diffusion import Diffusion, Flow, SiT, generate, sample
 from dit_lab.diffusion.gaussian import FAINT, discretised_nll, spaced
-from dit_lab.diffusion.solvers import REMEMBERED
+from dit_lab.diffusion.process import Process
+from dit_lab.diffusion.solvers import REMEMBERED, picked
 
 
 def widths(model, labels, **options):
@@ -108,3 +109,26 @@ def test_a_model_that_makes_things_ahead_is_told_once_of_every_timestep_and_labe
     ((times, classes),) = told
     assert sorted(times) == [0, 333, 666, 999] and sorted(classes) == sorted(labels)
     assert {t for t, _ in asked} == {*times} and {y for _, y in asked} == {*classes}
+
+
+@pytest.mark.parametrize("steps", [[1000, 5], [5, "3"], [700, True], [700, -1], [700.5, 1e9, 3]])
+def test_one_timestep_that_is_none_spoils_the_list(steps):
+    with pytest.raises(ValueError, match="steps must be a number, or falling timesteps from 999 to 0, not"):
+        sample(random_model(), [1], steps=steps)
+
+
+def test_whole_timesteps_stay_whole_and_beside_one_between_all_keep_their_levels():
+    model, full = random_model(), Diffusion.named()
+    whole = [step.t for step in sample(model, [1], steps=[999, 700, 3])]
+    assert whole == [999, 700, 3] and all(isinstance(t, int) for t in whole)
+    mixed = picked(full, [700.5, 3])
+    assert mixed.timesteps.tolist() == [3, 700.5]
+    assert mixed.levels(0) == pytest.approx(full.levels(3)) and mixed.levels(1)[0] < full.levels(700)[0]
+
+
+def test_a_process_of_ones_own_walks_even_steps_and_no_list():
+    class Own(Process):
+        timesteps = np.arange(10)
+
+    with pytest.raises(ValueError, match="steps of a process of one's own are even: say how many, not which"):
+        sample(random_model(), [1], steps=[9, 3], process=Own())

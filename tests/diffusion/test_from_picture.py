@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from shared import random_model
 from torch.testing import assert_close
 
-from dit_lab.diffusion import from_picture, generate, ideal_denoiser, process_of, sample, samplers_for
+from dit_lab.diffusion import Diffusion, from_picture, generate, ideal_denoiser, process_of, sample, samplers_for
 from dit_lab.inside import Trajectory, record
 
 FLOW = dict(schedule="flow", prediction="velocity", learned_variance=False)
@@ -136,6 +136,25 @@ def test_a_size_that_was_not_trained_and_one_picture_for_all_labels():
     assert drawn[[0, 2]].eq(0).all() and drawn[1].ne(0).all()
 
 
+def test_one_mask_does_for_all_pictures_whether_or_not_it_says_so():
+    model = random_model()
+    drawn = [
+        generate(model, LABELS, **from_picture(model, PICTURES, mask=mask, steps=4))
+        for mask in (MASK, MASK.expand(1, 1, 8, 12), MASK.expand(2, 1, 8, 12))
+    ]
+    assert torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[0], drawn[2])
+
+
+def test_the_process_and_the_clipping_that_are_asked_for_are_those_of_the_walk():
+    model, cosine = random_model(null_label=False), Diffusion.named("cosine")
+    options = from_picture(model, PICTURES, strength=0.5, steps=4, process=cosine, clip_x0=True)
+    assert options["process"] is cosine and options["clip_x0"] is True and "size" not in options
+    first = next(sample(model, LABELS, **options))
+    a, s = (level.item() for level in cosine.signal_and_noise(torch.tensor([int(first.t)]), PICTURES))
+    assert_close(first.x, a * PICTURES + s * noise_of(0), rtol=1e-4, atol=1e-4)
+    assert first.x0.abs().max() <= 1
+
+
 @pytest.mark.parametrize(
     "changes, told",
     [
@@ -145,10 +164,14 @@ def test_a_size_that_was_not_trained_and_one_picture_for_all_labels():
         ),
         (dict(pictures="a.png"), "pictures must be a tensor b 3 h w, as the model draws, not 'a.png'"),
         (dict(pictures=torch.full((1, 3, 8, 12), torch.nan)), "hold NaN or Inf"),
+        (dict(pictures=torch.tensor([0.0, torch.inf]).expand(1, 3, 8, 2)), "hold NaN or Inf"),
+        (dict(pictures=torch.zeros(0, 3, 8, 12)), r"pictures must be .*, not of shape \(0, 3, 8, 12\)"),
         (dict(strength=0.01), "strength 0.01 leaves none of 20 steps"),
         (dict(strength=1.1), "strength must be a number from 0 to 1"),
+        (dict(strength=-0.5), "strength must be a number from 0 to 1"),
         (dict(strength="half"), "strength must be a number from 0 to 1"),
-        (dict(mask=torch.ones(8, 12)), "mask must be bools of"),
+        (dict(mask=torch.ones(8, 12)), r"mask must be bools of \(8, 12\), .*, not torch.float32 of \(8, 12\)$"),
+        (dict(mask=[[True]]), r"mask must be bools of \(8, 12\), .*, not \[\[True\]\]$"),
         (dict(mask=torch.ones(8, 8, dtype=torch.bool)), "mask must be bools of"),
         (dict(mask=torch.zeros(8, 12, dtype=torch.bool)), "the mask keeps every pixel"),
         (dict(sampler="none"), "there is no sampler 'none'"),

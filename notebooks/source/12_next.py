@@ -5,7 +5,7 @@
 #
 # **Before:** attention (notebook 3), training (5), sampling and guidance (6). What is needed is said again.
 #
-# **Time:** about 6 minutes of computing on one CPU core; an hour with the exercises.
+# **Time:** about 9 minutes of computing on two CPU cores; an hour with the exercises.
 #
 # **Exercises:** `velocity`, `rotate`, `rms_norm`
 #
@@ -193,18 +193,20 @@ reveal("12.1 best and worst thing to predict, of eps, x0, v and velocity", four_
 
 # %% [markdown]
 # *Figure: ten samples, from the same noise, of four models that differ in what they predict and in nothing else. Look
-# at the first row's strokes, and at the second row.*
+# at the strokes of the first row, and at the ground around the digits in the others.*
 
 # %% [markdown] tags=["after"]
-# The noise is by far the worst; the other three are within chance of one another. Two reasons are known. *Salimans &
-# Ho* (section 4): from a predicted noise the picture is got back by $x_0 = (x_t - s_t\,\epsilon) / a_t$, and at the
-# noisy end $a_t$ is 0.006, so an error of the network is multiplied by 160. None of the others divides by anything
-# small. *Back to Basics*: noise fills all 49 numbers of a patch evenly, and to name it each must be passed through the
-# network; pictures lie in far fewer dimensions. Which of the two it is here, or whether the noise only takes longer,
-# this does not tell.
+# The noise is by far the worst. $x_0$ and $v$ are within chance of each other, and the velocity is behind them by about
+# as much as chance may be: there is no order to be read from these three. Two reasons are known for the noise.
+# *Salimans & Ho* (section 4): from a predicted noise the picture is got back by $x_0 = (x_t - s_t\,\epsilon) / a_t$,
+# and at the noisy end $a_t$ is 0.006, so an error of the network is multiplied by 160. None of the others divides by
+# anything small. *Back to Basics*: noise fills all 49 numbers of a patch evenly, and to name it each must be passed
+# through the network; pictures lie in far fewer dimensions. Which of the two it is here, or whether the noise only takes
+# longer, this does not tell.
 #
 # One change at a time is harder than it looks. Let the models learn their variance (`learned_variance=True` in `born`):
-# $v$ hardly minds, but $x_0$ collapses to one grey for every label, and one might have put it down to $x_0$.
+# $v$ hardly minds, but $x_0$ collapses to nearly one grey for every label (try it), and one might have put it down to
+# $x_0$.
 
 # %% [markdown]
 # Now the path: the straight line in the place of the curve, nothing else. On it dit_lab asks for the velocity or for
@@ -466,10 +468,12 @@ def with_and_without():
 reveal("12.4 at four times the rate: is QK-norm better, worse, or the same", with_and_without)
 
 # %% [markdown] tags=["after"]
-# Look at the products. At four times the rate they have run away into the hundreds or thousands: the softmax has become
-# 0 and 1, its gradient is gone, and hardly a digit comes out. With QK-norm they are bounded, by $\sqrt e$ (here 4.9),
-# and the model learns on, though worse than the base does at its own rate. That is just what ViT-22B reports: without
-# it training was lost. The base, at the rate that suits it, does without the cure.
+# Look at the products, of 64 noisy digits at $t = 300$. At four times the rate they have run away into the hundreds or
+# thousands: there the softmax is 0 and 1, its gradient is gone, and hardly more is read than by guessing (one in ten).
+# With QK-norm they are bounded, by $\sqrt e$ (here 4.9), and something is learnt: about twice as many are read, and the
+# distance is smaller. That is little. The gap in what is read is hardly larger than chance, and the base, at the rate
+# that suits it and without the cure, is far ahead of both. It points the way that ViT-22B reports (without QK-norm
+# training was lost), but of what too high a rate does, the products are only a part.
 
 # %% [markdown]
 # ## 5. Registers
@@ -530,10 +534,10 @@ def registers():
 reveal("12.5 with registers: better, worse, or the same", registers)
 
 # %% [markdown] tags=["after"]
-# There are no sinks here: the largest token is hardly longer than the median one, where in large models it is a hundred
-# times as long. So registers have nothing to cure. The tokens look at them about as much as at any other token, and
-# what they change in the samples is within chance; if anything it is a loss. A null result of a small model is not a
-# result about large ones. It is a reason to look for the cause, sinks, before the cure.
+# There are no sinks here: the largest token is hardly longer than the median one, where in large models it is about ten
+# times as long (Darcet et al.). So registers have nothing to cure. The tokens look at them about as much as at any
+# other token, and what they change in the samples is within chance. A null result of a small model is not a result
+# about large ones. It is a reason to look for the cause, sinks, before the cure.
 
 # %% [markdown]
 # ## 6. Guidance for a part of the way
@@ -596,8 +600,8 @@ picture_table(pictures, range(10), "One noise a column, five ways to guide")
 # paper's finding. But look at the control. Half the scale at all steps is nearer still, and nearly as well read: scale
 # 4 is too much for these digits, and the interval takes a part of it back. The paper compares both ways at the scale
 # that is best for each; here one would have to search for it. And guidance at the noisy end alone is nearer than in the
-# middle, if fewer are read as asked: what a class is, is decided early in these digits; with ImageNet's photographs it
-# may be later.
+# middle, but about one digit in ten is not read as asked, where in the middle nearly all are: to be near and to be well
+# read are two things, and no way here is best at both.
 #
 # ## Summary
 #
@@ -606,7 +610,7 @@ picture_table(pictures, range(10), "One noise a column, five ways to guide")
 # | asking for $x_0$, $v$ or the velocity | instead of the noise | each far better than the noise |
 # | the straight line | another path | worse for the velocity (flow matching), best of all for $x_0$ |
 # | RoPE | distance instead of place | better than nothing, behind the table on centred digits |
-# | QK-norm | queries and keys of one length | saves a training whose rate is too high |
+# | QK-norm | queries and keys of one length | bounds the products; saves little of a training whose rate is too high |
 # | registers | learnt tokens for scratch | no sinks, so nothing to cure |
 # | guidance interval | guidance for a part of the way | nearer than the same scale everywhere, not than half of it |
 #

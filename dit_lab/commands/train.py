@@ -1,8 +1,6 @@
 """`python -m dit_lab train`: the command-line caller of `train`, with a bar and a Ctrl-C that saves."""
 
-import signal
 import sys
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,19 +8,18 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from torch import nn
-from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import MetaRun, load, open_run
 from dit_lab.data import CROPS, named_classes, open_data
 from dit_lab.diffusion import PREDICTIONS, PROCESSES, objective
 from dit_lab.models import BLOCKS, PRESETS, build, taking
-from dit_lab.program import stop, stop_flag
+from dit_lab.program import stop
 from dit_lab.training import NonFiniteLoss, TrainOptions, adapted, device_of, processes, train
 from dit_lab.training.fine_tune import check_codec
 from dit_lab.training.folder import check_folder
+from dit_lab.training.following import follow, leave_if
 from dit_lab.training.lock import check_free
 from dit_lab.training.others import recipe, told
-from dit_lab.training.parallel import anywhere
 
 
 @dataclass(frozen=True)
@@ -137,32 +134,10 @@ def train_command(
         stopped = follow(steps, options.steps)
     except NonFiniteLoss as error:
         stop(str(error), 1)
-    if stopped:
-        if crew.is_main_process:
-            print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
-        sys.exit(128 + stopped)
+    leave_if(stopped, out)
 
 
 def of_theirs(theirs: MetaRun, images) -> nn.Module:
     """The model of a run that is gone on with. Raises ValueError on latents of another VAE than its own."""
     check_codec(theirs.loaded, images)
     return theirs.loaded.model
-
-
-def follow(steps, total: int) -> int | None:
-    """Drive a training generator under a bar; returns the signal that stopped it, None where it came to its end."""
-    # A log file gets a line twice a minute, a terminal twice a second.
-    interval, quiet = 0.5 if sys.stderr.isatty() else 30, not processes().is_main_process
-    bar = tqdm(total=total, unit="step", mininterval=interval, disable=quiet)
-    with closing(steps), stop_flag() as stopped, bar:
-        for step in steps:
-            rates = f"{step.images_per_second:.0f} images/s in {step.precision}"
-            losses = f"loss {step.loss:.4f}, mse {step.mse:.4f}, vb {step.vb:.5f}"
-            bar.set_postfix_str(f"{losses}, {rates}", refresh=False)
-            if bar.n == 0:
-                bar.initial = bar.n = step.step - 1
-            bar.update()
-            if anywhere(bool(stopped)) and step.step < total:
-                return stopped[0] if stopped else signal.SIGTERM
-        if bar.n == 0 and not quiet:
-            bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)

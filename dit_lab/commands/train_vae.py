@@ -1,9 +1,6 @@
 """`python -m dit_lab train-vae`: a small VAE on pictures of one's own, or a given one's decoder trained on."""
 
 import json
-import signal
-import sys
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,16 +8,15 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from torch import nn
-from tqdm.auto import tqdm
 
 from dit_lab.data import CROPS, Images, open_data, open_vae
 from dit_lab.data.vaes import FILES
 from dit_lab.files import writable
-from dit_lab.program import quoted, stop, stop_flag
+from dit_lab.program import quoted, stop
 from dit_lab.training import NonFiniteLoss, VaeOptions, device_of, new_vae, processes, train_vae
 from dit_lab.training.folder import LOG, check_folder
+from dit_lab.training.following import follow, leave_if
 from dit_lab.training.lock import check_free
-from dit_lab.training.parallel import anywhere
 from dit_lab.training.rebuilding import FIGURES, GRID
 
 
@@ -110,30 +106,9 @@ def train_vae_command(
         stopped = follow(train_vae(vae, images, options, **given), options.steps)
     except NonFiniteLoss as error:
         stop(str(error), 1)
-    if not crew.is_main_process:
-        sys.exit(128 + stopped if stopped else 0)
-    if stopped:
-        print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
-        sys.exit(128 + stopped)
-    print(told(json.loads((out / FIGURES).read_text()), out))
-
-
-def follow(steps, total: int) -> int | None:
-    """Drive the training under a bar; returns the signal that stopped it, None where it came to its end."""
-    # A log file gets a line twice a minute, a terminal twice a second.
-    interval, quiet = 0.5 if sys.stderr.isatty() else 30, not processes().is_main_process
-    bar = tqdm(total=total, unit="step", mininterval=interval, disable=quiet)
-    with closing(steps), stop_flag() as stopped, bar:
-        for step in steps:
-            figures = f"error {step.error:.4f}, kl {step.kl:.3f}, {step.images_per_second:.0f} images/s"
-            bar.set_postfix_str(figures, refresh=False)
-            if bar.n == 0:
-                bar.initial = bar.n = step.step - 1
-            bar.update()
-            if anywhere(bool(stopped)) and step.step < total:
-                return stopped[0] if stopped else signal.SIGTERM
-        if bar.n == 0 and not quiet:
-            bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)
+    leave_if(stopped, out)
+    if crew.is_main_process:
+        print(told(json.loads((out / FIGURES).read_text()), out))
 
 
 def told(figures: dict, out: Path) -> str:

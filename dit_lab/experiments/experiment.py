@@ -19,7 +19,6 @@ from torch import nn
 
 from dit_lab.checkpoints import load
 from dit_lab.checkpoints.reading import listed
-from dit_lab.commands.train import follow
 from dit_lab.data import Images, Latents
 from dit_lab.experiments.judge import MEASURED, REBUILT, Judge
 from dit_lab.experiments.kept import check_settings, log_of, read_judged, read_results
@@ -29,6 +28,7 @@ from dit_lab.files import make_folder, writable, write_json
 from dit_lab.models import Config, build, count
 from dit_lab.training import TrainOptions, train
 from dit_lab.training.folder import can_resume
+from dit_lab.training.following import follow
 from dit_lab.training.lock import hold
 
 JUDGED = "judged.json"

@@ -48,6 +48,11 @@ class VaeStep:
     lr: float
     images_per_second: float
 
+    @property
+    def told(self) -> str:
+        """What a bar says of it."""
+        return f"error {self.error:.4f}, kl {self.kl:.3f}, {self.images_per_second:.0f} images/s"
+
 
 class Rebuilding(nn.Module):
     """The parts of a VAE that are trained, all or what decodes, by their names in it; forward goes through the whole.

@@ -49,6 +49,12 @@ class TrainStep:
     images_per_second: float
     precision: str = "fp32"
 
+    @property
+    def told(self) -> str:
+        """What a bar says of it."""
+        rates = f"{self.images_per_second:.0f} images/s in {self.precision}"
+        return f"loss {self.loss:.4f}, mse {self.mse:.4f}, vb {self.vb:.5f}, {rates}"
+
 
 class NonFiniteLoss(RuntimeError):
     """The loss or its gradient turned NaN or infinite; the last checkpoint before it stays."""

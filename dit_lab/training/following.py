@@ -1,0 +1,39 @@
+"""A training as a command shows it: its steps under a bar, its end by a signal, and how it is gone on with."""
+
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from dit_lab.program import stop_flag
+from dit_lab.training.parallel import anywhere, processes
+
+
+def follow(steps, total: int) -> int | None:
+    """Drive a training generator under a bar, on which each step says what it `told`.
+
+    Returns the signal that stopped it, None where it came to its end.
+    """
+    # A log file gets a line twice a minute, a terminal twice a second.
+    interval, quiet = 0.5 if sys.stderr.isatty() else 30, not processes().is_main_process
+    bar = tqdm(total=total, unit="step", mininterval=interval, disable=quiet)
+    with closing(steps), stop_flag() as stopped, bar:
+        for step in steps:
+            bar.set_postfix_str(step.told, refresh=False)
+            if bar.n == 0:
+                bar.initial = bar.n = step.step - 1
+            bar.update()
+            if anywhere(bool(stopped)) and step.step < total:
+                return stopped[0] if stopped else signal.SIGTERM
+        if bar.n == 0 and not quiet:
+            bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)
+
+
+def leave_if(stopped: int | None, out: Path) -> None:
+    """End the program as its signal would have, where one stopped the training; the main process says what is left."""
+    if stopped:
+        if processes().is_main_process:
+            print(f"dit_lab: stopped and saved in {out}; the same command with --resume continues", file=sys.stderr)
+        sys.exit(128 + stopped)

@@ -131,3 +131,29 @@ def test_the_inception_score_is_1_without_an_opinion_and_the_number_of_classes_a
     assert inception_score(torch.zeros(200, 5)) == pytest.approx(1)
     certain = 1000 * torch.nn.functional.one_hot(torch.arange(5).repeat(400), 6).double()
     assert inception_score(certain) == pytest.approx(5)
+
+
+@pytest.mark.parametrize(
+    "measure", [frechet_distance, kernel_distance, metrics.kernel_distance_of_all, precision_recall]
+)
+def test_features_in_fp32_are_measured_in_float64_and_figures_are_plain_numbers(measure):
+    real, drawn = (correlated(60, seed, shift=seed + 100.0).float() for seed in (0, 1))
+    found = measure(real, drawn)
+    assert found == measure(real.double(), drawn.double())
+    assert all(type(figure) is float for figure in (found if isinstance(found, tuple) else [found]))
+
+
+def test_the_inception_score_of_fp32_logits_is_taken_in_float64():
+    logits = correlated(300, 0).float()
+    assert inception_score(logits) == inception_score(logits.double())
+
+
+def test_rounding_below_zero_leaves_a_distance_a_number():
+    """Of fewer pictures than features most eigenvalues are zero, and rounding makes some of them negative."""
+    few = [torch.randn(5, 40, generator=torch.Generator().manual_seed(seed)).double() for seed in range(4)]
+    covariances = [torch.cov(x.T) for x in few]
+    assert all(torch.linalg.eigvalsh(covariance).min() < 0 for covariance in covariances)
+    for a in few:
+        assert abs(frechet_distance(a, a)) < 1e-5
+        for b in few:
+            assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6, abs=1e-5)

@@ -84,6 +84,7 @@ def test_the_kernel_distance_of_whole_sets_is_the_unbiased_estimator_written_out
 def test_few_pictures_have_a_deviation_too_from_subsets_of_half_of_them():
     real, drawn = correlated(60, 0), correlated(40, 1)
     assert metrics.subset_size(60, 40) == 20 and metrics.subset_size(5000, 50_000) == metrics.SUBSET_SIZE
+    assert [metrics.subset_size(count, 100) for count in (1, 2, 3, 4, 5)] == [1, 1, 1, 2, 2]
     mean, deviation = kernel_distance(real, drawn)
     assert deviation > 0.1 * abs(mean) > 0
 
@@ -145,7 +146,9 @@ def test_features_in_fp32_are_measured_in_float64_and_figures_are_plain_numbers(
 
 def test_the_inception_score_of_fp32_logits_is_taken_in_float64():
     logits = correlated(300, 0).float()
-    assert inception_score(logits) == inception_score(logits.double())
+    assert inception_score(logits) == inception_score(logits.double()) and type(inception_score(logits)) is float
+    share = metrics.agreement(logits.argmax(1), torch.zeros(300))
+    assert share == (logits.argmax(1) == 0).sum().item() / 300 and type(share) is float
 
 
 def test_rounding_below_zero_leaves_a_distance_a_number():

@@ -63,7 +63,7 @@ def test_groups_are_consecutive_and_of_one_size_but_for_one_sample():
     ids=["frechet", "kernel", "recall", "precision", "inception score", "agreement"],
 )
 def test_a_spread_is_the_jackknife_of_its_figure_written_out(fast, figure):
-    assert fast() == pytest.approx(written_out(figure, 130), rel=1e-6) and fast() > 0
+    assert fast() == pytest.approx(written_out(figure, 130), rel=1e-9) and fast() > 0
 
 
 def test_recall_in_parts_is_the_same(monkeypatch):
@@ -114,3 +114,24 @@ def test_the_inception_score_is_the_mean_over_adms_consecutive_parts(monkeypatch
     expected = (score(p[:50]) + score(p[50:100]) + score(p[100:])) / 3
     assert inception_score(DRAWN) == pytest.approx(expected, rel=1e-12)
     assert inception_score(DRAWN.flip(0)) != pytest.approx(expected, rel=1e-6)
+
+
+def test_a_spread_keeps_its_digits_where_figures_are_large_and_features_come_in_fp32():
+    figures = [0.1 * number for number in range(20)]
+    assert spread.jackknife([1e4 + figure for figure in figures]) == pytest.approx(spread.jackknife(figures), rel=1e-9)
+    real, drawn = REAL.float() + 100, DRAWN.float() + 100
+    for of in (
+        lambda drawn: spread.of_frechet(drawn, *moments(real)),
+        lambda drawn: spread.of_kernel(real, drawn),
+        lambda drawn: spread.of_recall(real, drawn),
+        spread.of_inception_score,
+    ):
+        assert of(drawn) == of(drawn.double()) and type(of(drawn)) is float
+
+
+def test_recall_of_samples_whose_neighbours_are_all_in_their_own_group():
+    """As where consecutive samples are of one class: without another group each keeps its neighbours."""
+    places = 50 * features(20, 4).repeat_interleave(8, dim=0)
+    drawn, real = places + features(160, 5), places + features(160, 6)
+    expected = written_out(lambda left: precision_recall(real, drawn[left])[1], 160)
+    assert spread.of_recall(real, drawn) == pytest.approx(expected, rel=1e-9) and expected > 0

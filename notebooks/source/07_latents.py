@@ -614,7 +614,7 @@ reveal("7.6 the worst digits", by_eye)
 # then scaled up 5.5 times on the way back. With latents that are too large the loss is high, for there is much picture
 # in which little noise has to be found. They suffer too, though less: fewer are read than with the right scale, and
 # their distance is a little larger. (It is so with `seed = 1` too: about 50 % of the too small are read, 94 % of the
-# right and 83 % of the too large, at distances of about 430, 130 and 180.)
+# right and 83 % of the too large, at distances of about 430, 130 and 190.)
 #
 # So losses compare only within one scale of latents. A lower loss in somebody else's latent space says nothing, and an
 # "improvement" that came with another VAE, or another factor, may be none.

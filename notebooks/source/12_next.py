@@ -201,8 +201,8 @@ reveal("12.1 best and worst thing to predict, of eps, x0, v and velocity", four_
 # *Salimans & Ho* (section 4): from a predicted noise the picture is got back by $x_0 = (x_t - s_t\,\epsilon) / a_t$,
 # and at the noisy end $a_t$ is 0.006, so an error of the network is multiplied by 160. None of the others divides by
 # anything small. *Back to Basics*: noise fills all 49 numbers of a patch evenly, and to name it each must be passed
-# through the network; pictures lie in far fewer dimensions. Which of the two it is here, or whether the noise only takes
-# longer, this does not tell.
+# through the network; pictures lie in far fewer dimensions. Which of the two it is here, or whether the noise only
+# takes longer, this does not tell.
 #
 # One change at a time is harder than it looks. Let the models learn their variance (`learned_variance=True` in `born`):
 # $v$ hardly minds, but $x_0$ collapses to nearly one grey for every label (try it), and one might have put it down to

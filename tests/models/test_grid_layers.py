@@ -170,6 +170,16 @@ def test_attention_with_any_switches_is_the_written_out_softmax(downsample, cosi
     torch.testing.assert_close(as_picture(module(as_tokens(x))), expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("heads", (1, 3, 5))
+@pytest.mark.parametrize("downsample", DOWNSAMPLE)
+@torch.no_grad()
+def test_any_number_of_heads_is_told_apart_from_queries_and_keys(downsample, heads):
+    how, x = dict(downsample=downsample, cosine=True, rope=True), torch.randn(2, 8 * heads, ROWS, COLUMNS)
+    module = randomised(GridAttention(8 * heads, heads, entered(), **how))
+    expected = attention_by_hand(module.state_dict(), x, heads, **how)
+    torch.testing.assert_close(as_picture(module(as_tokens(x))), expected, rtol=1e-5, atol=2e-6)
+
+
 @pytest.mark.parametrize(
     "switch", [dict(downsample="none"), dict(downsample="kv"), dict(cosine=False), dict(rope=False)], ids=str
 )

@@ -5,7 +5,7 @@
 #
 # **Before:** nothing but Python. Every term here comes again, slowly, in a notebook of its own.
 #
-# **Time:** under a minute of computing on a CPU; a quarter of an hour with the guesses.
+# **Time:** a minute or two of computing on a CPU; a quarter of an hour with the guesses.
 #
 # The paper: Peebles & Xie 2022, *Scalable Diffusion Models with Transformers* (DiT), [arXiv
 # 2212.09748](https://arxiv.org/abs/2212.09748)
@@ -174,8 +174,8 @@ reveal("0.3 where a patch of block 2 looks", where_it_looks)
 
 # %% [markdown] tags=["after"]
 # At its four neighbours, one a head, each with nearly all of its attention. Nobody asked for that: where a token looks
-# is learnt. These four heads together can compare a patch with what lies around it, as a convolution does. Other blocks
-# spread their attention more thinly. Block 0 is different again: try it.
+# is learnt. These four heads together can compare a patch with what lies around it, as a convolution does. Most
+# heads of the other blocks spread their attention more thinly, but not all: choose block 1, then another.
 
 # %% [markdown]
 # ## 4. Change one thing
@@ -271,7 +271,8 @@ print(f"kept: {os.path.getsize('tour.safetensors') / 1e3:.0f} kB")
 # | 11 full size | all of it on DiT-XL/2 |
 # | 12 next | what came after the paper, one change at a time |
 #
-# Each takes a few minutes of computing and about an hour of yours. They build on each other but can be read alone.
+# Most take a few minutes of computing, some up to half an hour on a slow machine, and each about an hour of yours. They
+# build on each other but can be read alone.
 #
 # ## Summary
 #

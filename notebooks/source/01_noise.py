@@ -6,7 +6,7 @@
 # **Before:** tensors in PyTorch, means and variances. Nothing of diffusion. Shapes are written as einops does, a letter
 # an axis: `b c h w` are pictures, channels, rows and columns.
 #
-# **Time:** under a minute of computing on a CPU; an hour with the exercises.
+# **Time:** about a minute of computing on a CPU; an hour with the exercises.
 #
 # **Exercises:** `alpha_bar`, `noised`, `log_snr`
 #
@@ -501,6 +501,6 @@ print(f"more than half of unseen digits misread from t: about {gone}")
 # * *Walk and jump are the same.* Give the walk noise that is not fresh: the same $\epsilon$ at every step. The standard
 #   deviations must then leave the curve. If they did not, our comparison could not see anything.
 # * *Fine detail goes first because pictures are smooth.* Shuffle the pixels of every digit, in the same way for all:
-#   the left figure's curves must become flat, and no frequency would go before another.
+#   the left figure's curves must become nearly flat, and no frequency would go before another.
 # * *The digit is lost in the middle.* With the cosine schedule the middle is elsewhere in $t$. If the readers failed at
 #   the same $t$ there, and not at the same log SNR, it would be $t$ that counts.

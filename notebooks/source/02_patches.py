@@ -6,7 +6,7 @@
 #
 # **Before:** tensors and modules in PyTorch. What a DiT does with noise (notebook 1) is said again where it is needed.
 #
-# **Time:** about 2 minutes of computing on a CPU; an hour with the exercises.
+# **Time:** about 4 minutes of computing on a CPU; an hour with the exercises.
 #
 # **Exercises:** `patchify`, `unpatchify`, `position_table`
 #
@@ -823,8 +823,8 @@ reveal("2.8 with a shuffled table a DiT draws", drawings)
 # * A picture is a sequence of patches: split both sides, change places, merge. Two of the three steps move nothing, and
 #   the one that does is what `reshape` forgets.
 # * DiT's ends are not mirror images: `(c p q)` on the way in, `(p q c)` on the way out.
-# * Halve the patch: four times the tokens, at XL's width a little more than four times the MACs, the same parameters.
-#   In the paper FID falls each time.
+# * Halve the patch: four times the tokens, at XL's width about four times the MACs, nearly the same parameters. In the
+#   paper FID falls each time.
 # * A transformer is blind to order. What it knows of places is what is added to the tokens. DiT's sine-cosine table is
 #   one choice: two coordinates, likeness by difference.
 # * On small pictures any names do, if each place keeps its own.
@@ -849,6 +849,7 @@ print(f"with their patches put back: about {round(read['its patches put back'], 
 # * *A DiT's geometry is in its table alone.* It was shown for one forward. Shuffle the noise of a whole run like the
 #   table: what is drawn, put back, must be the first row's digits, up to rounding. If it is not, something else knows
 #   of places.
-# * *MACs count, not parameters.* In the paper's table S/2 and B/4 cost the same and have the same FID, and so do B/2
-#   and L/4. But S/4 and B/8 cost the same 1.4 GMACs, and their FIDs are 100.41 and 122.74. With patches of 8 the claim
-#   is at its weakest; a model there as good as its MACs promise would mend it, more such pairs would end it.
+# * *MACs count, not parameters.* In the paper's table S/2 and B/4 cost about the same (6.06 and 5.56 GMACs) and
+#   have the same FID (68.40 and 68.38); B/2 and L/4 come near to that (23.01 and 19.70, FID 43.47 and 45.64). But S/4
+#   and B/8 cost the same 1.4 GMACs, and their FIDs are 100.41 and 122.74. With patches of 8 the claim is at its
+#   weakest; a model there as good as its MACs promise would mend it, more such pairs would end it.

@@ -7,7 +7,7 @@
 # **Before:** patches and positions (notebook 2). What a DiT does with noise (notebook 1) is said again where it is
 # needed.
 #
-# **Time:** about 2 minutes of computing on a CPU; an hour with the exercises.
+# **Time:** about 3 minutes of computing on a CPU; an hour with the exercises.
 #
 # **Exercises:** `split_heads`, `attend`, `layer_norm`, `block_macs`
 #
@@ -267,10 +267,10 @@ reveal("3.2 per cent on the favourite of 49, undivided", favourites)
 # nothing. Look at which of the three curves is level.*
 
 # %% [markdown] tags=["after"]
-# **80 per cent**, for nothing but noise. A wide head would be sure before it has learned anything; and where a softmax
-# is nearly all or nothing its slope is nearly 0, so it would learn slowly (*Attention Is All You Need*, section 3.2.1).
-# Divided by the root of $e$ it is about 13 per cent at every width. Divided by $e$ itself, wide heads become even and
-# can hardly choose.
+# **About 80 per cent**, for nothing but noise. A wide head would be sure before it has learned anything; and where a
+# softmax is nearly all or nothing its slope is nearly 0, so it would learn slowly (*Attention Is All You Need*, section
+# 3.2.1). Divided by the root of $e$ it is about 13 per cent at every width. Divided by $e$ itself, wide heads become
+# even and can hardly choose.
 
 # %% [markdown]
 # ## 3. Where a trained DiT looks
@@ -341,9 +341,9 @@ reveal("3.3 what the four heads of block 2 look for", heads)
 # middle, laid over it: their mean and one panel a head. Bright patches get much. Compare the heads with each other.*
 
 # %% [markdown] tags=["after"]
-# **Each head looks at one neighbour**: one left, one above, one right, one below, with some nine tenths of its weight,
-# and it does so for all tokens (the table is the mean over the 25 inner ones). Together they see what a 3 x 3
-# convolution sees, without its corners. Attention could look anywhere; here it learned to be local.
+# **Each head looks at one neighbour**: one left, one above, one right, one below, with some nine tenths of its weight
+# (the table's mean over the 25 inner tokens; a few give it less). Together they see what a 3 x 3 convolution sees,
+# without its corners. Attention could look anywhere; here it learned to be local.
 #
 # The controls: in the next block no head gives a neighbour more than about a quarter, and an untrained model's heads
 # are even. And how do they know where "left" is? The position table was shuffled, as in notebook 2: each token is told
@@ -581,12 +581,12 @@ reveal("3.4 the mistake that does the least harm", broken)
 reveal("3.5 per cent read when attention is even", lambda: about("even attention").replace("%", ""))
 
 # %% [markdown] tags=["after"]
-# **b and a**: nine in ten digits can still be read after the softmax over the wrong axis, and about as many without the
-# division. Beside the first row one sees that strokes differ or are missing; without it one might take this for a model
-# that was trained too little. That a model draws what it should is little proof that its code is right. (One reason may
-# be what you saw in section 3. A head that gives each neighbour nearly all of its weight has a map whose columns sum to
-# about 1 as its rows do, and it cannot get much more decided.) The others do break it: some four in ten are left at
-# most.
+# **b and a**: some nine in ten digits can still be read after the softmax over the wrong axis, and about as many
+# without the division. Beside the first row one sees that strokes differ or are missing; without it one might take this
+# for a model that was trained too little. That a model draws what it should is little proof that its code is right.
+# (One reason may be what you saw in section 3. A head whose tokens each give nearly all of their weight to one
+# neighbour has a map whose columns sum to about 1 as its rows do, and it cannot get much more decided.) The others do
+# break it: fewer than half are left.
 #
 # Even attention is no better: about **three in ten** can be read. Its tokens still know the picture's mean, and their
 # own patch and place, and the frame of a digit is still there. But where a stroke goes on is not in an average. With

@@ -6,7 +6,7 @@
 # **Before:** what a transformer block is (notebook 3), what the timestep $t$ says (notebook 1). Both are repeated in a
 # sentence where they are needed.
 #
-# **Time:** about 3 minutes of computing on a CPU; an hour with the exercises.
+# **Time:** about 8 minutes of computing on a CPU; an hour with the exercises.
 #
 # **Exercises:** `timestep_waves`, `drop_labels`, `modulate`, `gated_branch`
 #
@@ -408,7 +408,7 @@ reveal("4.2 relative change by 28 new blocks, adaLN-Zero and the others", at_bir
 # With adaLN-Zero: by exactly nothing. A new block is the **identity**, however many there are, and each opens its gates
 # where training finds a use for it. The others hand the picture through 28 random layers: what they add is nearly five
 # times as large as the tokens that entered. adaLN-Zero and adaLN differ in the gates and in this birth; in the paper
-# (section 5, figure 5) that takes FID, the distance to real pictures, from 25.21 to 19.47.
+# (section 5, table 4) that takes FID, the distance to real pictures, from 25.21 to 19.47.
 
 # %% [markdown]
 # ## 5. What they cost
@@ -540,13 +540,13 @@ reveal("4.4 the best and the worst block after 200 steps", race)
 # %% [markdown] tags=["after"]
 # At step 10 adaLN-Zero is last, its gates still all but shut. From step 50 on it leads, by far more than two seeds
 # differ. The rest is **not** the paper's order: there in-context is far behind and cross-attention near to adaLN. Here
-# these two lie close together, in the other order and with bands that overlap, and the block that adds lies among the
-# three. Two hundred steps of a tiny model do not settle such things.
+# these two lie close together with bands that overlap, so which of them is worst is chance, and the block that adds is
+# near to them. Two hundred steps of a tiny model do not settle such things.
 
 # %% [markdown]
 # A longer run says more (`docs/results/blocks.md` in the repository): DiTs of width 96 on all of MNIST, 8,000 steps,
-# three seeds. Beside it the paper's, 400,000 steps of XL/2 on ImageNet. Both are distances of samples to real pictures,
-# lower is better, but by different judges: only the order may be compared.
+# three seeds (their mean ± half of their range). Beside it the paper's, 400,000 steps of XL/2 on ImageNet. Both are
+# distances of samples to real pictures, lower is better, but by different judges: only the order may be compared.
 
 # %%
 LONG = {"in_context": (133.0, 6.1), "cross_attention": (132.9, 4.1), "adaln": (118.9, 4.6), "adaln_zero": (98.6, 3.5)}

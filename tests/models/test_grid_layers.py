@@ -180,6 +180,20 @@ def test_any_number_of_heads_is_told_apart_from_queries_and_keys(downsample, hea
     torch.testing.assert_close(as_picture(module(as_tokens(x))), expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("downsample", DOWNSAMPLE)
+@torch.no_grad()
+def test_queries_and_keys_of_no_length_have_no_direction_and_attend_evenly(downsample):
+    module = attention(downsample=downsample, rope=False)
+    module.qkv.weight[: 2 * DIM], module.qkv.bias[: 2 * DIM] = 0, 0
+    if downsample == "kv":
+        module.sampler.conv.weight[:DIM], module.sampler.conv.bias[:DIM] = 0, 0
+    seen = []
+    module.attend.register_forward_hook(lambda part, inputs, out: seen.append((inputs[2], out)))
+    assert module(as_tokens(picture())).isfinite().all()
+    v, out = seen[0]
+    torch.testing.assert_close(out, v.mean(2, keepdim=True).expand_as(out))
+
+
 @pytest.mark.parametrize(
     "switch", [dict(downsample="none"), dict(downsample="kv"), dict(cosine=False), dict(rope=False)], ids=str
 )

@@ -164,6 +164,9 @@ def speed():
     one, many = (lines_of("bench-h100")[work, "dit_lab, fast, bf16, compiled"] for work in gpu[:2])
     yield f"({1000 * one['median']:.1f} ms)"
     yield f"({100 * many['share']:.0f} % of the peak)"
+    small, base = (lines_of("bench-avx512")[work, "dit_lab, fast, bf16"] for work in cpu)
+    shares = f"({100 * small['share']:.0f} and {100 * base['share']:.0f} % of the peak)"
+    yield f"S/2 is {small['ratio']:.1f}x, B/2 {base['ratio']:.1f}x the original {shares}"
 
 
 def lines_of(name):
@@ -194,6 +197,13 @@ def missing():
     yield f"B/2 {cpu[b, compiled]['ratio']:.2f}x where 4.6x were"
     yield f"no bf16: {cpu[s, 'dit_lab, fp32']['ratio']:.2f}x where 1.1x were, compiled"
     yield f"compiled {cpu[s, 'dit_lab, fast, fp32, compiled']['ratio']:.2f}x where 1.4x were"
+    few, plain = lines_of("bench-avx512"), "original, its default (fp32)"
+    for work, named in (s, "its autocast "), (b, ""):
+        whos = plain, "original, autocast bf16", "diffusers, autocast bf16"
+        rates = [few[work, who]["median"] / few[work, "dit_lab, fast, bf16"]["median"] for who in whos]
+        yield f"{work[4:7]} {rates[0]:.2f}x"
+        yield f"{rates[1]:.2f}x {named}(1.5x), {rates[2]:.2f}x"
+    yield f"the original's default reaches {100 * few[s, plain]['share']:.0f} %"
     one, many, step = (f"DiT-XL/2 {work}" for work in ("guided step, 1", "guided step, 64", "training step, 32"))
     yield f"XL/2, one picture: {1000 * gpu[one, compiled]['median']:.1f} ms where 2 ms were hoped for"
     yield f"64 pictures: {100 * gpu[many, compiled]['share']:.0f} % of the peak where 60 % were"

@@ -243,3 +243,11 @@ def test_weights_that_hold_code_or_other_tensors_are_refused_and_nothing_runs(ex
         with pytest.raises(ValueError, match=f"{name} does not hold Inception's weights"):
             inception(tmp_path / name, CPU)
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize(("size", "left"), [((8, 12), 2 * 3), ((28, 8), 7 * 2)])
+def test_a_classifier_takes_oblong_pictures_and_lays_its_maps_out_channel_by_channel_and_row_by_row(size, left):
+    model, x = Classifier(1, size, 5).eval(), torch.randn(2, 1, *size, generator=torch.Generator().manual_seed(0))
+    assert model(x).shape == (2, 5) and model.features[-2].in_features == 64 * left
+    maps = model.features[:-3](x)
+    assert torch.equal(model.features[-3](maps), maps.flatten(1))

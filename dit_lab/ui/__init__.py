@@ -1,5 +1,6 @@
 """The app: the Gradio host of the panels, the page around them, and the one thread that works on models."""
 
+import sys
 from collections.abc import Callable
 
 from dit_lab.data import open_data
@@ -15,15 +16,31 @@ def open_page(
 ) -> None:  # fmt: skip
     """Serve the page until the process ends. Raises ValueError on data that cannot be opened, before it begins."""
     pictures = pictures_of(data) if data else None
-    from dit_lab.ui.page import ask_directly, build_app, launch_options  # Gradio takes seconds to import
-
+    page = page_module(mcp)
     workbench = Workbench(checkpoints, trains=training, pictures=pictures)
     try:
-        page = build_app(workbench)
-        ask_directly(host)
-        page.launch(server_name=host, server_port=port, share=share, mcp_server=mcp, **launch_options(host, share))
+        app = page.build_app(workbench)
+        page.ask_directly(host)
+        app.launch(server_name=host, server_port=port, share=share, mcp_server=mcp, **page.launch_options(host, share))
     finally:
         workbench.scheduler.close()
+
+
+def page_module(mcp: bool):
+    """The module of the page, imported when it is needed: Gradio takes seconds.
+
+    Where the package mcp is installed Gradio imports it too, which takes as long again, through a grammar that it
+    builds; so without `mcp` it is not to be found meanwhile, as where it is not installed.
+    """
+    hidden = not mcp and "mcp" not in sys.modules
+    if hidden:
+        sys.modules["mcp"] = None
+    try:
+        from dit_lab.ui import page
+    finally:
+        if hidden:
+            del sys.modules["mcp"]
+    return page
 
 
 def pictures_of(data: str) -> Callable:

@@ -103,6 +103,15 @@ def test_data_that_is_not_there_is_a_sentence_before_gradio_is_imported(refused,
     assert "gone" in refused("--checkpoint", "mnist", "--data", tmp_path / "gone")
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_protocols_package_is_imported_only_where_it_is_asked_for(asked):
+    """With Gradio it would come by itself, and take as long again."""
+    pytest.importorskip("mcp")
+    code = f"import sys; from dit_lab.ui import page_module; page_module({asked}); print('mcp.server' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert told.stdout == f"{asked}\n", told.stderr
+
+
 def test_mcp_without_its_package_is_a_sentence_that_says_what_to_install(app, refused, monkeypatch):
     monkeypatch.setattr(app, "find_spec", lambda name: None)
     assert '--mcp needs the package mcp, which is not installed here: pip install "gradio[mcp]"' in refused("--mcp")

@@ -158,3 +158,8 @@ def test_spacings_that_make_no_sense_are_refused(make, told):
 
 def test_a_lone_even_step_is_shifted_nowhere():
     assert shifted(Flow(), 1, 3.0) == [1000]
+
+
+def test_karras_steps_begin_at_the_very_end_however_steep_the_power_that_rounds_it():
+    for steps in (1, 2, 50):
+        assert karras(Diffusion.named(), steps, rho=1e10)[0] == 999

@@ -80,7 +80,7 @@ def test_empty_arrays_and_versions_that_no_file_of_pictures_has_are_refused(tmp_
     refused(packed(tmp_path / "a.npz", about("|S0", (10**15,))), "uint8 of n x h x w x 3")
     refused(packed(tmp_path / "a.npz", about("|u1", (0, 4, 5, 3))), "uint8 of n x h x w x 3")
     for version in 0, 3, 255:
-        refused(packed(tmp_path / "a.npz", about("|u1", (1,)), b"\0", version=version), "no readable")
+        refused(packed(tmp_path / "a.npz", about("|u1", (1,)), b"\0", version=version), "arr_0 is no plain array")
 
 
 def growth(path):
@@ -176,3 +176,24 @@ def test_black_pictures_that_compress_to_nothing_open(tmp_path):
     np.savez_compressed(content, np.zeros((10_000, 32, 32, 3), np.uint8))
     (tmp_path / "a.npz").write_bytes(content.getvalue())
     assert adm.read(tmp_path / "a.npz")["arr_0"].shape == (10_000, 32, 32, 3)
+
+
+def test_pictures_beyond_what_a_plain_zip_holds_are_written_and_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)  # 2 GiB is where an entry needs wider numbers for its size
+    adm.write(tmp_path / "a.npz", 4, [(PICTURES, np.array([3, 1])), (PICTURES[::-1], np.array([1, 3]))])
+    arrays = adm.read(tmp_path / "a.npz")
+    assert np.array_equal(arrays["arr_0"], np.concatenate([PICTURES, PICTURES[::-1]]))
+    assert arrays["arr_1"].tolist() == [3, 1, 1, 3]
+
+
+def test_what_is_read_is_in_this_machines_byte_order(tmp_path):
+    swapped = np.dtype(float).newbyteorder()
+    np.savez(tmp_path / "a.npz", mu=np.arange(2, dtype=swapped), sigma=np.eye(2, dtype=swapped))
+    arrays = adm.read(tmp_path / "a.npz")
+    assert all(array.dtype == np.float64 and array.dtype.isnative for array in arrays.values())
+    assert arrays["mu"].tolist() == [0, 1] and np.array_equal(arrays["sigma"], np.eye(2))
+
+
+def test_a_single_array_is_refused_as_what_it_is(tmp_path):
+    np.save(tmp_path / "a.npy", PICTURES)
+    refused((tmp_path / "a.npy").rename(tmp_path / "a.npz"), "it is a single array")

@@ -253,3 +253,9 @@ def test_the_command_line_takes_a_side_or_rows_and_columns(options, size, capsys
     tyro = pytest.importorskip("tyro")
     tyro.cli(count_command, args=["DiT-nano/8", *options])
     assert size in capsys.readouterr().out
+
+
+def test_counting_prints_nothing_and_takes_a_shape_of_any_kind(capsys):
+    listed = count("DiT-nano/8", shape=[4, 16, 8])
+    assert listed == count("DiT-nano/8", shape=(4, 16, 8)) and listed.shape == (4, 16, 8)
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,76 @@
+"""What a fast model is made of and says of itself: what was tried, what is packed, and what is made ahead of a run."""
+
+import sys
+
+import pytest
+import torch
+from shared import random_model, random_udit
+
+from dit_lab.models import ahead as ahead_file
+from dit_lab.models import fast
+from dit_lab.models.packed import PackedLinear, packs
+
+MODEL = random_model("adaln")
+BF16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="this machine does not compute in bf16")
+HERE = sys.modules["dit_lab.models.fast"]  # the function has the module's name
+
+
+def packed(model):
+    return [module for module in model.modules() if isinstance(module, PackedLinear)]
+
+
+def test_where_nothing_was_tried_it_says_the_precision_alone():
+    speed = fast(MODEL, precision="fp32").speed
+    assert str(speed) == "fp32" and speed.seconds == {}
+    assert str(fast(random_udit(), precision="fp32").speed) == "fp32, folded"
+
+
+@BF16
+def test_in_half_precision_a_cpus_linears_are_packed_and_in_fp32_none_is():
+    assert packed(fast(MODEL, precision="bf16")) and not packed(fast(MODEL, precision="fp32"))
+    assert not packed(HERE.half(fast(MODEL, precision="fp32"), torch.bfloat16, packed=False))
+
+
+@BF16
+def test_trying_disturbs_nobodys_random_numbers(monkeypatch):
+    monkeypatch.setattr(HERE, "PATIENCE", 0.0)
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    assert set(fast(MODEL).speed.seconds) == {"fp32", "bf16"}
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_half_precision_that_is_tried_is_one_that_the_device_computes_in(monkeypatch):
+    for able, on_cuda, on_cpu in (True, ["bf16"], ["bf16"]), (False, ["fp16"], []):
+        monkeypatch.setattr(HERE, "uses_bf16", lambda precision, device, able=able: able)
+        monkeypatch.setattr(HERE, "packs", lambda dtype, able=able: able)
+        assert HERE.halves(torch.device("cuda")) == on_cuda and HERE.halves(torch.device("cpu")) == on_cpu
+        assert HERE.halves(torch.device("mps")) == ["bf16"]
+
+
+@BF16
+def test_tables_are_made_up_to_the_limit_and_not_beyond(monkeypatch):
+    quick, made = fast(MODEL, precision="bf16"), []
+    tables = ahead_file.Ahead.tables
+    monkeypatch.setattr(ahead_file.Ahead, "tables", lambda self, t, y: (made.append(len(t)), tables(self, t, y))[1])
+    t, y = torch.tensor([900.0, 500.0, 100.0]), torch.tensor([0, 2])
+    needed = 6 * sum(dtype.itemsize * count for dtype, count in quick.ahead.widths.items())
+    for limit, expected in (needed - 1, []), (needed, [6]):
+        monkeypatch.setattr(ahead_file, "MOST_BYTES", dict(cpu=limit))
+        quick.ahead(t, y)
+        assert made == expected
+
+
+@BF16
+@pytest.mark.parametrize("kinds", [["forward"], ["forward_pre"], ["forward", "forward_pre"]])
+@torch.no_grad()
+def test_whoever_hangs_any_hook_in_it_is_asked_at_every_step(kinds):
+    quick, seen = fast(MODEL, precision="bf16"), []
+    y = torch.tensor([1])
+    ask = quick.ahead(torch.tensor([500]), y)
+    module = quick.blocks[0].modulation  # which what was made ahead stands for
+    for kind in kinds:
+        getattr(module, f"register_{kind}_hook")(lambda *given: seen.append(1))
+    ask(torch.zeros(1, quick.config.in_channels, *quick.config.size), torch.tensor([500]), y)
+    assert len(seen) == len(kinds)

@@ -66,6 +66,12 @@ def test_a_side_has_its_limits_and_there_are_two():
             Config(input_size=size)
 
 
+def test_a_square_has_one_name_and_an_oblong_its_own():
+    for size in (8, 8), [8, 8]:
+        assert Config(input_size=size) == Config(input_size=8) and Config(input_size=size).input_size == 8
+    assert Config(input_size=[8, 4]).input_size == (8, 4) != Config(input_size=(4, 8)).input_size
+
+
 def test_the_mlp_has_some_width_and_its_ratio_a_limit():
     for ratio in (1 / 16, 1, MOST["mlp_ratio"]):
         assert small(mlp_ratio=ratio).mlp_ratio == ratio

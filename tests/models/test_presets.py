@@ -3,11 +3,25 @@
 import json
 from dataclasses import fields
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dit_lab.models import BLOCKS, PRESETS, Config, DiT, DiTConfig, UDiT, UDiTConfig, build, config_of, ladder, preset
+from dit_lab.models import (
+    BLOCKS,
+    PRESETS,
+    Config,
+    DiT,
+    DiTConfig,
+    UDiT,
+    UDiTConfig,
+    build,
+    config_of,
+    ladder,
+    preset,
+    taking,
+)
 
 # Table 1 of the paper: layers, width, heads.
 SHAPES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
@@ -125,6 +139,16 @@ def test_build_changes_a_config_as_it_changes_a_preset():
 def test_an_unknown_preset_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="no preset 'DiT-XXL/2'; the nearest are .*DiT-XL/2"):
         build("DiT-XXL/2")
+    with pytest.raises(ValueError, match="no preset 'XL'; the nearest are (DiT-XL/., ){2}DiT-XL/.$"):
+        preset("XL")  # a short name is near to little; that much it is
+    with pytest.raises(ValueError, match="no preset '###'; there are DiT-XL/2, .*, toy/reparameterised$"):
+        preset("###")
+
+
+def test_a_data_set_decides_channels_size_and_classes():
+    images = SimpleNamespace(shape=(3, 8, 12), names=["a", "b"])
+    assert taking(images) == dict(in_channels=3, input_size=(8, 12), num_classes=2)
+    assert preset("DiT-nano/4", **taking(images)).size == (8, 12)
 
 
 @pytest.mark.parametrize("model", ("DiT-nano/8", DiTConfig(), "U-DiT-S", UDiTConfig()))

@@ -27,6 +27,7 @@ LOG = Path(tempfile.gettempdir()) / "dit_lab-mutants.jsonl"
 PAIRS = "Add Sub, Mult Div, Pow Mult, FloorDiv Mult, And Or, Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, BitAnd BitOr"
 OTHER = {one: other for pair in PAIRS.split(", ") for one, other in (pair.split(), pair.split()[::-1])}
 WORDS = dict(min="max", max="min", cos="sin", sin="cos", any="all", all="any", mean="sum", sum="mean")
+APART = "decorator_list", "returns", "annotation"  # fields of what is made on import, or never looked at
 NO_OBJECTS = "torch", "np", "math", "F", "nn", "self"
 LEFT_OUT = ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.arguments  # messages, and what is made once
 
@@ -49,7 +50,7 @@ def places(node, statement=None, unit=(), inside=False):
     for field, value in ast.iter_fields(node):
         for key, child in enumerate(value) if isinstance(value, list) else [(field, value)]:
             docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
-            if not isinstance(child, ast.AST) or isinstance(child, LEFT_OUT) or docstring or field == "decorator_list":
+            if not isinstance(child, ast.AST) or isinstance(child, LEFT_OUT) or docstring or field in APART:
                 continue
             of = child if isinstance(child, ast.stmt) else statement
             if inside and hasattr(child, "lineno"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dit_lab.diffusion import Task, described, ideal_denoiser, loss_by_timestep
+from dit_lab.diffusion import Task, described, ideal_denoiser, loss_by_timestep, posterior_mean
 from dit_lab.diffusion.described import MOST
 from dit_lab.models import DiTConfig
 
@@ -86,3 +86,11 @@ def test_the_loss_by_timestep_can_be_had_from_the_first_timestep_to_the_last(sch
             loss_by_timestep(model, x0, y, [t])
     with pytest.raises(ValueError, match="give at least one picture, and a label each: there are 0 and 0"):
         loss_by_timestep(model, x0[:0], [], [ends[0]])
+
+
+def test_the_mean_of_pictures_has_their_channels_rows_and_columns():
+    picture = torch.rand(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    half = torch.full((2, 1, 1, 1), 0.5)
+    assert torch.equal(
+        posterior_mean(torch.zeros(2, 3, 4, 5), picture, half, half), picture.double().repeat(2, 1, 1, 1)
+    )

@@ -19,6 +19,12 @@ def test_the_paper_samples_250_steps_of_ddpm():
     assert quality("paper", process_of(Config())) == dict(sampler="ddpm", steps=250)
 
 
+def test_a_flow_takes_eulers_steps_in_the_place_of_ddpms_and_leaves_the_qualities_as_they_are():
+    flow = process_of(Config(**objective("flow")))
+    assert quality("paper", flow) == dict(sampler="euler", steps=250)
+    assert QUALITIES["paper"] == quality("paper", process_of(Config())) == dict(sampler="ddpm", steps=250)
+
+
 def test_what_is_given_stays_and_none_is_not_given():
     process = process_of(Config())
     assert quality("draft", process, sampler="ddim", steps=9, cfg_interval=(100, 900)) == dict(

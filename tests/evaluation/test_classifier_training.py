@@ -7,7 +7,7 @@ import torch
 from dit_lab.checkpoints.reading import read_safetensors
 from dit_lab.data import Images
 from dit_lab.evaluation import Classifier, features, train_classifier
-from dit_lab.evaluation.features import Network, Seen, classifier_for, keep, parted
+from dit_lab.evaluation.features import Network, Seen, accuracy_of, classifier_for, keep, parted
 
 NAMES = ["one", "two"]
 
@@ -85,6 +85,13 @@ def test_what_is_held_back_is_drawn_by_the_seed_alone_and_is_a_tenth_or_one():
     assert all(map(np.array_equal, parted(50), (seen, unseen))) and unseen.tolist() != parted(50, seed=1)[1].tolist()
     assert len(unseen) == 5 and sorted([*seen, *unseen]) == [*range(50)] and unseen.tolist() != [*range(5)]
     assert [len(parted(count)[1]) for count in (2, 14, 16)] == [1, 1, 2]
+
+
+def test_its_accuracy_is_the_share_that_it_reads_of_any_number():
+    images, model = dots(1, (4, 4), 1100), Classifier(1, (4, 4), 2).eval()
+    right = images.labels == model(images.batch([0])[0]).argmax().item()  # the pictures are all alike
+    for among in np.arange(1100), np.arange(501), np.flatnonzero(right)[:7], np.flatnonzero(~right)[:7]:
+        assert accuracy_of(model, images, among) == right[among].mean()
 
 
 def test_a_kept_one_is_in_fp16_and_counts_in_whole_numbers(tmp_path):

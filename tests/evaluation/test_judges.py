@@ -47,3 +47,9 @@ def test_the_zoos_judges_are_at_hand_by_name_with_the_figure_that_they_were_made
     assert zoo_judge("cifar10").features(torch.zeros(2, 3, 32, 32)).shape == (2, 128)
     with pytest.raises(ValueError, match="there is no judge 'imagenet'; there are cifar10, mnist16, mnist28"):
         zoo_judge("imagenet")
+
+
+def test_judges_are_done_with_learning():
+    for judge in digits_judge(), zoo_judge("mnist28"), zoo_judge("cifar10"):
+        assert not judge.network.training
+        assert not any(parameter.requires_grad for parameter in judge.network.parameters())

@@ -259,3 +259,10 @@ def test_counting_prints_nothing_and_takes_a_shape_of_any_kind(capsys):
     listed = count("DiT-nano/8", shape=[4, 16, 8])
     assert listed == count("DiT-nano/8", shape=(4, 16, 8)) and listed.shape == (4, 16, 8)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_table_is_headed_by_what_was_counted_and_ends_in_one_total():
+    lines = str(count("DiT-nano/8", num_classes=3)).splitlines()
+    assert lines[0] == "DiT-nano/8, num_classes=3, one input of 4 x 32 x 32"
+    assert next(line for line in lines if line.startswith("total ")).split()[1] == "1"
+    assert str(count(build("DiT-nano/8"))).startswith("DiT, one input of 4 x 32 x 32\n")

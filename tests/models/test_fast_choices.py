@@ -8,6 +8,7 @@ from shared import random_model, random_udit
 
 from dit_lab.models import ahead as ahead_file
 from dit_lab.models import fast
+from dit_lab.models.layers import Modulation
 from dit_lab.models.packed import PackedLinear, packs
 
 MODEL = random_model("adaln")
@@ -29,6 +30,26 @@ def test_where_nothing_was_tried_it_says_the_precision_alone():
 def test_in_half_precision_a_cpus_linears_are_packed_and_in_fp32_none_is():
     assert packed(fast(MODEL, precision="bf16")) and not packed(fast(MODEL, precision="fp32"))
     assert not packed(HERE.half(fast(MODEL, precision="fp32"), torch.bfloat16, packed=False))
+
+
+@BF16
+@pytest.mark.parametrize("model", [MODEL, random_udit()], ids=["dit", "u-dit"])
+def test_every_linear_of_a_block_is_packed(model):
+    for block in fast(model, precision="bf16").blocks:
+        linears = [module for module in block.modules() if isinstance(module, torch.nn.Linear)]
+        assert len(linears) > 3 and all(isinstance(linear, PackedLinear) for linear in linears)
+
+
+@BF16
+@torch.no_grad()
+def test_a_udits_convolutions_between_stages_compute_in_half_and_give_the_streams_precision():
+    quick, given = fast(random_udit(), precision="bf16"), []
+    convs = (*quick.down, *quick.up, *quick.merge, quick.neck)
+    for conv in convs:
+        conv.register_forward_hook(lambda module, inputs, output: given.append((inputs[0].dtype, output.dtype)))
+    quick(torch.zeros(1, quick.config.in_channels, *quick.config.size), torch.tensor([5]), torch.tensor([0]))
+    assert given == [(torch.bfloat16, torch.float32)] * len(convs)
+    assert {parameter.dtype for conv in convs for parameter in conv.parameters()} == {torch.bfloat16}
 
 
 @BF16
@@ -63,6 +84,17 @@ def test_tables_are_made_up_to_the_limit_and_not_beyond(monkeypatch):
 
 
 @BF16
+@torch.no_grad()
+def test_what_was_made_ahead_is_not_made_again_at_a_step(monkeypatch):
+    quick, made, forward = fast(MODEL, precision="bf16"), [], Modulation.forward
+    monkeypatch.setattr(Modulation, "forward", lambda self, cond: (made.append(self), forward(self, cond))[1])
+    t, y = torch.tensor([500]), torch.tensor([1])
+    ask, before = quick.ahead(t, y), len(made)
+    ask(torch.zeros(1, quick.config.in_channels, *quick.config.size), t, y)
+    assert len(made) == before > 0
+
+
+@BF16
 @pytest.mark.parametrize("kinds", [["forward"], ["forward_pre"], ["forward", "forward_pre"]])
 @torch.no_grad()
 def test_whoever_hangs_any_hook_in_it_is_asked_at_every_step(kinds):
@@ -74,3 +106,11 @@ def test_whoever_hangs_any_hook_in_it_is_asked_at_every_step(kinds):
         getattr(module, f"register_{kind}_hook")(lambda *given: seen.append(1))
     ask(torch.zeros(1, quick.config.in_channels, *quick.config.size), torch.tensor([500]), y)
     assert len(seen) == len(kinds)
+
+
+@BF16
+def test_what_a_compiler_lays_out_is_not_packed(monkeypatch):
+    monkeypatch.setattr(HERE, "check_compiler", lambda device: None)
+    monkeypatch.setattr(HERE, "Ahead", lambda model, compile: (model, compile))
+    quick = fast(MODEL, precision="bf16", compile=True)
+    assert quick.ahead == (quick, True) and not packed(quick) and str(quick.speed) == "bf16, compiled"

@@ -137,12 +137,19 @@ def test_build_changes_a_config_as_it_changes_a_preset():
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match="no preset 'DiT-XXL/2'; the nearest are .*DiT-XL/2"):
+    with pytest.raises(ValueError, match="no preset 'DiT-XXL/2'; the nearest are DiT-XL/2, [^,]*, [^,]*$"):
         build("DiT-XXL/2")
     with pytest.raises(ValueError, match="no preset 'XL'; the nearest are (DiT-XL/., ){2}DiT-XL/.$"):
         preset("XL")  # a short name is near to little; that much it is
     with pytest.raises(ValueError, match="no preset '###'; there are DiT-XL/2, .*, toy/reparameterised$"):
         preset("###")
+
+
+def test_a_file_with_other_fields_is_answered_with_the_first_three_of_them():
+    with pytest.raises(ValueError, match="^a U-DiT config has no field width$"):
+        config_of(preset("U-DiT-S").as_json() | {"width": 3})
+    with pytest.raises(ValueError, match="^a DiT config has no field a, b, c$"):
+        config_of(dict.fromkeys("dcba", 1))
 
 
 def test_a_data_set_decides_channels_size_and_classes():

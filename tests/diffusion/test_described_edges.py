@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dit_lab.diffusion import Task, described, ideal_denoiser, loss_by_timestep, posterior_mean
+from dit_lab.diffusion import Diffusion, Flow, Task, described, ideal_denoiser, loss_by_timestep, posterior_mean
+from dit_lab.diffusion.by_timestep import step_told
 from dit_lab.diffusion.described import MOST
 from dit_lab.models import DiTConfig
 
@@ -23,7 +24,7 @@ def test_a_task_takes_the_least_and_the_most_and_nothing_beyond():
     for wrong in dict(input_size=(1, MOST + 1)), dict(in_channels=MOST + 1), dict(num_classes=MOST + 1):
         with pytest.raises(ValueError, match="must be a"):
             Task(**PLAIN | wrong)
-    for wrong in dict(input_size=(1, 2, 3)), dict(input_size=(4,)), dict(input_size=0), dict(num_classes=-1):
+    for wrong in dict(input_size=(1, 2, 3)), dict(input_size=(4,)), dict(input_size=(4.0, 8)), dict(num_classes=-1):
         with pytest.raises(ValueError, match="must be a"):
             Task(**PLAIN | wrong)
     with pytest.raises(ValueError, match="schedule and prediction are names"):
@@ -55,6 +56,12 @@ def test_a_given_config_is_taken_with_what_is_told_changed_in_it():
     )
     with pytest.raises(ValueError, match="there is no field 'steps'; there are"):
         described(zeros, config, steps=4)
+
+
+def test_a_diffusion_told_a_timestep_between_two_is_at_the_nearer_and_a_flow_between_them():
+    t = torch.tensor([700.2, 700.7, 5.0])
+    assert step_told(Diffusion.named(), t).tolist() == [700, 701, 5]
+    assert step_told(Flow(), t).tolist() == pytest.approx([699.2, 699.7, 4], rel=1e-6)
 
 
 def test_the_loss_by_timestep_takes_arrays_and_asks_in_the_networks_dtype_and_in_evaluation():

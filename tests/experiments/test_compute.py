@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from shared import tiny_vae
+from shared import ROOT, tiny_vae
 
 from dit_lab.experiments import Kept, Plan, Scaling, carry_out, plots
 from dit_lab.experiments.compute import at, frontier, neighbours, sampling, sampling_pairs, training, training_pairs
 from dit_lab.experiments.decoders import decoded
 from dit_lab.experiments.judge import Judge
+from dit_lab.experiments.page import sections
 
 PLAN = Plan(data="digits", seeds=(0,), steps=(1, 2), batch_size=4, samples=10, sample_steps=2)
 MODELS = Scaling(sizes=("XS",), patches=(2, 4), sampling_steps=(1, 3), decoders=("l1",), decoder_steps=1)
@@ -199,3 +200,12 @@ def test_what_cannot_be_carried_out_is_refused_before_any_work(changes, told, wh
     with pytest.raises(ValueError, match=told):
         carry_out(replace(MODELS, **changes), whole[0], Kept(tmp_path / "runs", tmp_path / "s.json"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["scaling", "scaling_compute"])
+def test_a_page_that_ships_is_what_its_results_make(name):
+    results = ROOT / "docs" / "results" / f"{name}.json"
+    table = json.loads(results.read_text(encoding="utf-8"))
+    written = Scaling.markdown(table) + sections(Scaling.parts(table), name)
+    page = results.with_suffix(".md").read_text(encoding="utf-8")
+    assert f"<!-- written by {Scaling.command()} -->\n{written}\n<!-- end -->" in page

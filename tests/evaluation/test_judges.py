@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dit_lab.checkpoints.reading import read_safetensors
 from dit_lab.data import open_data
 from dit_lab.evaluation import digits_judge, frechet_distance, judges, zoo_judge
 
@@ -53,3 +54,9 @@ def test_judges_are_done_with_learning():
     for judge in digits_judge(), zoo_judge("mnist28"), zoo_judge("cifar10"):
         assert not judge.network.training
         assert not any(parameter.requires_grad for parameter in judge.network.parameters())
+
+
+def test_a_judge_of_the_zoo_has_the_numbers_of_its_file():
+    for name in "mnist28", "cifar10":
+        kept, network = read_safetensors(judges.JUDGES / f"{name}.safetensors")[0], zoo_judge(name).network
+        assert all(torch.equal(tensor, kept[key].to(tensor)) for key, tensor in network.state_dict().items())

@@ -119,7 +119,10 @@ def judged_by(codecs: dict[str, Autoencoder], model, plan: Plan, judge: Judge, r
 def decoded(table: dict, models: dict[str, list[dict]]) -> Part | None:
     """The same samples by each decoder, where several were judged; `models` are the runs."""
     rows = table.get("decoders", [])
-    by_decoder = {name: [row for row in rows if row["decoder"] == name] for name in dict.fromkeys(map(named, rows))}
+    by_decoder = {
+        name: [row for row in rows if row["decoder"] == name]
+        for name in dict.fromkeys(each["decoder"] for each in rows)
+    }
     if len(by_decoder) < 2:
         return None
     columns = ("psnr", ".2f"), ("rebuilt", ".1f"), ("frechet", ".1f"), ("agreement", ".0%")
@@ -140,11 +143,6 @@ def decoded(table: dict, models: dict[str, list[dict]]) -> Part | None:
         "One VAE's latents by several decoders", plots.decoders(by_decoder, model),
         "\n".join([*lines, "", made, "", f"{claim} {came(by_decoder, model, models)}"]),
     )  # fmt: skip
-
-
-def named(row: dict) -> str:
-    """The decoder of a row."""
-    return row["decoder"]
 
 
 def command_of(made: dict, settings: dict) -> str:

@@ -1,7 +1,8 @@
-"""The app's page, served once for all tests of a file."""
+"""The app's page, and a small workbench without one, each served once for all tests of a file."""
 
 import pytest
 from pages import serving
+from small_workbench import Page, small
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +19,14 @@ def opened(visit, address):
         return visit(address + "/" + at, width, height, scheme, ready="[data-ready]")
 
     return open_page
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with small(tmp_path_factory.mktemp("served")) as made:
+        yield made
+
+
+@pytest.fixture
+def page(bench):
+    return Page(bench)

@@ -4,8 +4,7 @@ import gc
 from collections import Counter
 
 import psutil
-import pytest
-from small_workbench import Page, small
+from small_workbench import Page
 
 from dit_lab.inside import Recording, Trajectory
 from dit_lab.panels import Opened
@@ -14,12 +13,6 @@ from dit_lab.ui.sessions import MOST_OVER, MOST_RUNS
 
 RUNS, KINDS = 200, (Opened, Trajectory, Recording, Job)
 GROWTH = 24 * 2**20  # bytes that the second hundred may add: the allocator's, for a run has 40 kB
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with small(tmp_path_factory.mktemp("served")) as made:
-        yield made
 
 
 def alive() -> Counter:

@@ -7,24 +7,13 @@ from base64 import b64decode, b64encode
 import pytest
 import torch
 from shared import random_model
-from small_workbench import Page, saved, small, workbench
+from small_workbench import Page, saved, workbench
 
 from dit_lab.files import write_tensors
 from dit_lab.inside import Trajectory, record
 from dit_lab.panels import NAMES
 
 PLACE = {"step": 2, "sample": 1, "patch": 5, "block": 1, "head": 1, "half": "uncond"}
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with small(tmp_path_factory.mktemp("served")) as made:
-        yield made
-
-
-@pytest.fixture
-def page(bench):
-    return Page(bench)
 
 
 def executed(text: str) -> dict:

@@ -19,17 +19,6 @@ from dit_lab.panels import NAMES, panel
 from dit_lab.ui import checkpoints as serving
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with small(tmp_path_factory.mktemp("served")) as made:
-        yield made
-
-
-@pytest.fixture
-def page(bench):
-    return Page(bench)
-
-
 @pytest.fixture
 def slow(monkeypatch):
     """Let every step of a run take its time."""

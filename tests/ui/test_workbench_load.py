@@ -8,17 +8,11 @@ import weakref
 import pytest
 import torch
 from shared import random_model, stirred
-from small_workbench import Page, asked, saved, small, together, workbench
+from small_workbench import Page, asked, saved, together, workbench
 
 from dit_lab.checkpoints import save
 from dit_lab.ui import checkpoints as serving
 from dit_lab.ui.workbench import Workbench
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with small(tmp_path_factory.mktemp("served")) as made:
-        yield made
 
 
 def test_ten_clients_at_once_each_see_their_own_and_none_fails(bench):

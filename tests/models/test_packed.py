@@ -1,0 +1,88 @@
+"""Packed attention is attention: in chunks of heads and pictures, of every shape, and looked into as any other."""
+
+import pytest
+import torch
+from shared import random_model, random_udit
+
+from dit_lab.inside import record
+from dit_lab.models import fast, fold
+from dit_lab.models import packed as packed_file
+from dit_lab.models.layers import Attend
+from dit_lab.models.packed import PackedAttend, PackedGridAttention, pack, packs
+
+BF16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="this machine does not compute in bf16")
+
+
+def parts(batch=3, heads=4, queries=12, keys=12, e=8, dtype=torch.float32):
+    """Queries, keys and values as views of one product's output, the way blocks hand them over: `b head n e`."""
+    torch.manual_seed(0)
+    shapes = [(batch, count, heads, e) for count in (queries, keys, keys)]
+    return [torch.randn(shape, dtype=dtype).transpose(1, 2) for shape in shapes]
+
+
+def error(x, reference):
+    return ((x.float() - reference).norm() / reference.norm()).item()
+
+
+# One head of one picture at a time, a few of them, some that leave a rest, whole pictures, everything at once.
+@pytest.mark.parametrize("maps", [0.5, 1, 3, 4, 5, 8, 100])
+@pytest.mark.parametrize("shape", [{}, dict(keys=2), dict(batch=1, heads=1), dict(queries=1, keys=1), dict(batch=7)])
+def test_packed_attention_is_attention_however_it_is_cut(shape, maps, monkeypatch):
+    q, k, v = parts(**shape)
+    monkeypatch.setattr(packed_file, "CACHE_BYTES", int(maps * q.shape[2] * k.shape[2] * q.element_size()))
+    assert error(PackedAttend(Attend())(q, k, v), Attend()(q, k, v)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_off_by_less_than_a_hundredth(dtype):
+    q, k, v = parts(queries=64, keys=64, e=16, dtype=dtype)
+    found = PackedAttend(Attend())(q, k, v)
+    assert found.dtype == dtype and error(found, Attend()(q.float(), k.float(), v.float())) < 0.01
+
+
+def test_it_is_laid_out_as_the_next_product_takes_it():
+    found = PackedAttend(Attend())(*parts())
+    assert found.shape == (3, 4, 12, 8) and found.transpose(1, 2).is_contiguous()
+
+
+def test_a_map_too_large_to_keep_is_left_to_the_fused_kernel(monkeypatch):
+    def softmax(*_, **__):
+        raise AssertionError("a map was made")
+
+    monkeypatch.setattr(packed_file, "MOST_MAP_BYTES", 12 * 12 * 4 - 1)
+    monkeypatch.setattr(torch.Tensor, "softmax", softmax)
+    q, k, v = parts()
+    assert torch.equal(PackedAttend(Attend())(q, k, v), Attend()(q, k, v))
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_attention_is_packed_where_the_fused_kernel_is_the_slower_one(amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": amx})
+    assert type(pack(Attend())) is (Attend if amx else PackedAttend)
+
+
+@BF16
+@pytest.mark.parametrize("cut", [1, 2**30])
+@torch.no_grad()
+def test_a_udits_queries_and_keys_are_the_same_however_many_pictures_are_turned_at_once(cut, monkeypatch):
+    model = random_udit()
+    attention = fold(model).blocks[0].attn
+    packed = PackedGridAttention(attention)
+    attention.grid.enter(8, 8)
+    torch.manual_seed(0)
+    x = torch.randn(5, 16, 2 * attention.width * attention.heads)
+    monkeypatch.setattr(packed_file, "CACHE_BYTES", cut)
+    assert torch.equal(packed.compared(x, 2), attention.compared(x, 2))
+    keys = x[..., : attention.width * attention.heads]
+    assert torch.equal(packed.compared(keys, 2, keys=True), attention.compared(keys, 2, keys=True))
+
+
+@BF16
+@pytest.mark.parametrize("model", [random_model("adaln_zero"), random_udit()], ids=["dit", "u-dit"])
+def test_maps_of_a_fast_models_run_are_those_of_the_model(model, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": False, "avx512_bf16": True})
+    quick = fast(model, precision="bf16")
+    assert any(isinstance(module, PackedAttend) for module in quick.modules())
+    run, exact = (record(each, [1, 2], steps=2, seed=0) for each in (quick, fold(model)))
+    for block in range(len(quick.blocks)):
+        assert error(run.attention(quick, 1, block=block), exact.attention(fold(model), 1, block=block)) < 0.02

@@ -43,8 +43,8 @@ class LayerNorm(nn.LayerNorm):
 class Attend(nn.Module):
     """Attention itself, without parameters: `q: b head i e, k: b head j e, v: b head j e -> b head i e`.
 
-    It is a module of its own so that a pre-hook can see q and k. The fused kernel always runs; whoever wants the
-    map recomputes it with `attention_map`, so looking inside never changes what runs.
+    It is a module of its own so that a pre-hook can see q and k. Whoever wants the map recomputes it with
+    `attention_map`, so looking inside never changes what runs.
     """
 
     def forward(self, q, k, v):

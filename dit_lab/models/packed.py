@@ -6,20 +6,15 @@ computed in the pass of the product before it: by itself it takes nearly as long
 """
 
 from functools import partial
-from itertools import product
 
 import torch
-from einops import rearrange
 from torch import nn
 
 from dit_lab.models.conv_mlp import DepthwiseMLP
 from dit_lab.models.grid_layers import GridAttention
 from dit_lab.models.layers import MLP, Attend, Linear
+from dit_lab.models.products import CACHE_BYTES, PackedAttend, has_amx
 from dit_lab.models.udit import UDiT
-
-
-CACHE_BYTES = 2**21  # of attention maps at a time: about what two cores have to themselves
-MOST_MAP_BYTES = 2**26  # of one head's map
 
 
 class PackedLinear(Linear):
@@ -62,33 +57,6 @@ class PackedDepthwiseMLP(DepthwiseMLP):
         return self.convolved(self.up(x))
 
 
-class PackedAttend(Attend):
-    """`Attend` as two products and a softmax between them, for as many heads at once as a cache holds the maps of.
-
-    The fused kernel of PyTorch leaves half of the rate of a CPU's 16-bit products, unless they are AMX's. For a map too
-    large to be worth keeping it runs all the same.
-    """
-
-    def __init__(self, attend: Attend):
-        super().__init__()
-
-    def forward(self, q, k, v):
-        batch, heads, n, e = q.shape
-        each = n * k.shape[2] * q.element_size()  # bytes of a head's map
-        if each > MOST_MAP_BYTES:
-            return super().forward(q, k, v)
-        most, nothing = max(1, CACHE_BYTES // each), q.new_empty(1)
-        pictures = max(1, most // heads)
-        out = rearrange(q.new_empty(batch, n, heads, e), "b i head e -> b head i e")  # as what follows would have it
-        for first, head in product(range(0, batch, pictures), range(0, heads, min(most, heads))):
-            part = slice(first, first + pictures), slice(head, head + most)
-            some, keys, values = (rearrange(x[part], "b head n e -> (b head) n e") for x in (q, k, v))
-            scores = torch.baddbmm(nothing, some, rearrange(keys, "b j e -> b e j"), beta=0, alpha=e**-0.5)
-            seen = torch.bmm(scores.softmax(dim=-1), values)
-            out[part] = rearrange(seen, "(b head) i e -> b head i e", head=out[part].shape[1])
-        return out
-
-
 class PackedGridAttention(GridAttention):
     """`GridAttention` that turns its queries and keys for as many pictures at once as a cache holds, `x: b n d`."""
 
@@ -115,7 +83,7 @@ PACKED = {
 def pack(module: nn.Module) -> nn.Module:
     """The module with every part that there is a packed one for replaced by that, but what AMX does sooner itself."""
     packed = PACKED.get(type(module))
-    if packed and not (packed is PackedAttend and torch.cpu.get_capabilities().get("amx_tile")):
+    if packed and not (packed is PackedAttend and has_amx()):
         return packed(module)
     for name, child in module.named_children():
         setattr(module, name, pack(child))

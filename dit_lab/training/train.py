@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from dit_lab.checkpoints import MetaRun
 from dit_lab.data import DataError
 from dit_lab.diffusion import Process, process_of
-from dit_lab.models import check_compiler, uses_bf16
+from dit_lab.models import attending_by_products, check_compiler, uses_bf16
 from dit_lab.training.batches import draw, draw_all, order, parts
 from dit_lab.training.folder import birth, checkpoint, log, open_folder
 from dit_lab.training.loader import EARLY, ahead, pinned
@@ -154,11 +154,11 @@ def loop(state: TrainState, images, process: Process, options: TrainOptions, sha
     """The training loop behind `train`, its folder prepared and its state restored; `share` is this process's."""
     keep = lambda: checkpoint(out, state, identity(state, images, options) | found(state), images)
     saved, board = state.step, Board(out, images, options, state.step)
-    device = next(state.model.parameters()).device
+    whole, device = bare(state.model), next(state.model.parameters()).device
     made = lambda step: [pinned(batch, device) for batch in draw_all(images, step, process, options, share)]
     batches = ahead(made, range(state.step, options.steps), EARLY[device.type])
     try:
-        with closing(board), closing(batches), recomputing(bare(state.model), options.checkpointing):
+        with closing(board), closing(batches), recomputing(whole, options.checkpointing), attending_by_products(whole):
             state.precision = state.precision or chosen(state, made, process, options)
             while state.step < options.steps:
                 step = advance(state, batches, process, options)

@@ -5,10 +5,12 @@ import torch
 from shared import random_model, random_udit
 
 from dit_lab.inside import record
-from dit_lab.models import fast, fold
+from dit_lab.models import attending_by_products, fast, fold
 from dit_lab.models import packed as packed_file
+from dit_lab.models import products as products_file
 from dit_lab.models.layers import Attend
-from dit_lab.models.packed import PackedAttend, PackedGridAttention, pack, packs
+from dit_lab.models.packed import PackedGridAttention, pack, packs
+from dit_lab.models.products import PackedAttend, trained
 
 BF16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="this machine does not compute in bf16")
 
@@ -29,7 +31,7 @@ def error(x, reference):
 @pytest.mark.parametrize("shape", [{}, dict(keys=2), dict(batch=1, heads=1), dict(queries=1, keys=1), dict(batch=7)])
 def test_packed_attention_is_attention_however_it_is_cut(shape, maps, monkeypatch):
     q, k, v = parts(**shape)
-    monkeypatch.setattr(packed_file, "CACHE_BYTES", int(maps * q.shape[2] * k.shape[2] * q.element_size()))
+    monkeypatch.setattr(products_file, "CACHE_BYTES", int(maps * q.shape[2] * k.shape[2] * q.element_size()))
     assert error(PackedAttend(Attend())(q, k, v), Attend()(q, k, v)) < 1e-6
 
 
@@ -49,7 +51,7 @@ def test_a_map_too_large_to_keep_is_left_to_the_fused_kernel(monkeypatch):
     def softmax(*_, **__):
         raise AssertionError("a map was made")
 
-    monkeypatch.setattr(packed_file, "MOST_MAP_BYTES", 12 * 12 * 4 - 1)
+    monkeypatch.setattr(products_file, "MOST_BYTES", 12 * 12 * 4 - 1)
     monkeypatch.setattr(torch.Tensor, "softmax", softmax)
     q, k, v = parts()
     assert torch.equal(PackedAttend(Attend())(q, k, v), Attend()(q, k, v))
@@ -86,3 +88,46 @@ def test_maps_of_a_fast_models_run_are_those_of_the_model(model, monkeypatch):
     run, exact = (record(each, [1, 2], steps=2, seed=0) for each in (quick, fold(model)))
     for block in range(len(quick.blocks)):
         assert error(run.attention(quick, 1, block=block), exact.attention(fold(model), 1, block=block)) < 0.02
+
+
+def gradients(attend, *parts):
+    """Of a sum with weights that differ, by queries, keys and values."""
+    parts = [part.detach().requires_grad_() for part in parts]
+    found = attend(*parts).float()
+    (found * torch.linspace(-1, 1, found.numel()).view(found.shape)).sum().backward()
+    return [part.grad.float() for part in parts]
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("maps", [0.5, 4, 8, 9, 100])
+def test_trained_attention_has_attentions_gradient_however_it_is_cut(maps, autocast, monkeypatch):
+    shape = dict(batch=5, queries=32, keys=24, e=16)
+    monkeypatch.setattr(products_file, "CACHE_BYTES", int(maps * 32 * 24 * 2))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = gradients(trained, *parts(**shape, dtype=torch.bfloat16))
+        assert trained(*parts(**shape, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    exact = gradients(Attend(), *(part.float() for part in parts(**shape, dtype=torch.bfloat16)))
+    assert all(error(one, other) < 0.01 for one, other in zip(found, exact, strict=True))
+
+
+@pytest.mark.parametrize("dtype, most", [(torch.float32, 2**26), (torch.bfloat16, 3 * 4 * 12 * 12 * 2 - 1)])
+def test_in_fp32_and_of_maps_too_large_to_keep_trained_attention_is_the_fused_kernel(dtype, most, monkeypatch):
+    def never(*_):
+        raise AssertionError("a map was made")
+
+    monkeypatch.setattr(products_file, "products", never)
+    monkeypatch.setattr(products_file, "MOST_BYTES", most)
+    q, k, v = parts(dtype=dtype)
+    assert torch.equal(trained(q, k, v), Attend()(q, k, v))
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_model_trains_by_products_where_the_fused_kernel_is_the_slower_one(amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": amx})
+    model = random_model("cross_attention")
+    attends = [module for module in model.modules() if isinstance(module, Attend)]
+    with attending_by_products(model):
+        assert all((attend.forward is trained) is not amx for attend in attends)
+        with attending_by_products(model):  # another run of it, that ends first
+            pass
+    assert not any("forward" in vars(attend) for attend in attends)

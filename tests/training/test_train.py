@@ -17,6 +17,8 @@ from dit_lab.commands.train import train_command
 from dit_lab.data import Images, open_data
 from dit_lab.diffusion import Diffusion, generate
 from dit_lab.models import build, uses_bf16
+from dit_lab.models import products as products_file
+from dit_lab.models.products import products
 from dit_lab.program import run
 from dit_lab.training import NonFiniteLoss, TrainOptions, train
 from dit_lab.training.batches import draw, order
@@ -252,6 +254,22 @@ def test_bf16_follows_fp32_and_keeps_its_weights_in_fp32(sharing, digits):
     theirs = [step.mse for step in train(plain, digits, options)]
     assert ours == pytest.approx(theirs, rel=0.02) and ours != theirs
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_on_a_cpu_without_amx_bf16_attends_by_products_and_the_model_ends_as_it_was(amx, digits, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": amx})
+    monkeypatch.setattr(products_file, "products", lambda *given: made.append(given) or products(*given))
+    model = tiny(depth=2)
+    steps = train(model, digits, replace(QUICK, precision="bf16"))
+    next(steps)
+    assert bool(made) is not amx
+    steps.close()
+    assert not any("forward" in vars(module) for module in model.modules())
+    made.clear()
+    list(train(tiny(), digits, replace(QUICK, precision="fp32")))
+    assert not made
 
 
 def test_averages_that_print_alike_in_few_digits_are_kept_apart(digits, tmp_path):

@@ -21,12 +21,13 @@ from einops import rearrange
 
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Autoencoder, named_classes, picture_codec
+from dit_lab.data.pictures import say
 from dit_lab.diffusion import QUALITIES, chosen, process_of, sample
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
 from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
 from dit_lab.files import add_line, apart, checksum, make_folder, writable
-from dit_lab.models import DTYPES, PRECISION, fast
+from dit_lab.models import COMPILE, DTYPES, PRECISION, fast
 from dit_lab.training import device_of, processes
 from dit_lab.training.lock import hold
 
@@ -48,7 +49,7 @@ def evaluate_command(
     quality: Literal[tuple(QUALITIES)] | None = None,
     device: str = "auto",
     precision: PRECISION = "auto",
-    compile: bool = False,
+    compile: Literal[tuple(COMPILE)] = "auto",
 ) -> dict | None:
     """Draw pictures with a checkpoint, compare them with real ones, and add the figures to OUT/results.jsonl.
 
@@ -67,7 +68,8 @@ def evaluate_command(
         device: cpu, cuda, mps, or auto.
         precision: What the model's blocks compute in, fp32, bf16 or fp16; auto is what the samples that are there were
             made in, else what is faster for this model here, found out in a few steps. It stands beside the figures.
-        compile: Have the steps compiled; the first waits for it, a minute or so.
+        compile: Have the steps compiled, which takes a minute or so: auto tries it where the work that is left takes
+            ten times as long, and stays with what is faster.
     """
     crew = processes()
     place = device_of(crew, device)
@@ -79,7 +81,11 @@ def evaluate_command(
         check_sampling(loaded, sampling)
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
-        faster = lambda name: fast(loaded.model, precision=name, compile=compile, batch=sampling.passes)
+        mine = len(samples.share(crew.process_index, crew.num_processes)) * sampling.steps
+        faster = lambda name: fast(
+            loaded.model, precision=name, compile=COMPILE[compile], batch=sampling.passes, forwards=mine,
+            tell=say if crew.is_main_process else len,
+        )  # fmt: skip
         if crew.is_main_process:
             model = faster(samples.drawn_in() if precision == "auto" else precision)
             about = provenance(loaded, vae, codec, model) | told.known
@@ -90,8 +96,8 @@ def evaluate_command(
             network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
             samples.open(settings, versions())
             notes = loaded.note, named_classes(loaded.labels), codec.note, f"sampling in {model.speed}"
-            for note in filter(None, notes):
-                print(f"dit_lab: {note}", file=sys.stderr)
+            for sentence in filter(None, notes):
+                say(sentence)
         crew.wait_for_everyone()
         model = model if crew.is_main_process else faster(samples.drawn_in())
         samples.draw(model, codec, crew.process_index, crew.num_processes)

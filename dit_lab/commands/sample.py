@@ -1,6 +1,5 @@
 """`python -m dit_lab sample`: draw pictures with a checkpoint and write them as one PNG."""
 
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from tqdm.auto import tqdm
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Pixels, class_numbers, codec_of, named_classes, write_grid
 from dit_lab.data.given import given_picture
+from dit_lab.data.pictures import say
 from dit_lab.diffusion import (
     QUALITIES,
     SAMPLERS,
@@ -24,7 +24,7 @@ from dit_lab.diffusion import (
 )
 from dit_lab.files import make_folder, writable
 from dit_lab.inside import Recording
-from dit_lab.models import PRECISION, fast, pick_device
+from dit_lab.models import COMPILE, PRECISION, fast, pick_device
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def sample_command(
     walk: Annotated[Walk, tyro.conf.arg(name="")] = Walk(),  # noqa: B008
     device: str = "auto",
     precision: PRECISION = "auto",
-    compile: bool = False,
+    compile: Literal[tuple(COMPILE)] = "auto",
 ) -> None:
     """Draw one picture a label with a checkpoint and write them, side by side, as a PNG.
 
@@ -125,7 +125,8 @@ def sample_command(
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in: fp32, exactly as in Python; bf16 or fp16, sooner and a little off; or
             auto, what is faster for this model here, found out in a few steps and said.
-        compile: Have the steps compiled; the first waits for it, a minute or so.
+        compile: Have the steps compiled, which takes a minute or so: auto tries it where the work that is left takes
+            ten times as long, and stays with what is faster.
     """
     if out.suffix.lower() != ".png":
         raise ValueError(f"out must be the name of a .png file, not {out}")
@@ -137,11 +138,12 @@ def sample_command(
     loaded = load(source, weights=weights, device=device, **asdict(told))
     numbers = class_numbers(labels, loaded.labels, loaded.config.num_classes)
     codec = codec_of(loaded, vae, device)
-    model = fast(
-        loaded.model, precision=precision, compile=compile, batch=len(labels) * (1 + (cfg_scale != 1)), size=size
-    )
     process = process_of(loaded.config)
     way = chosen(quality, process, sampler, steps)
+    model = fast(
+        loaded.model, precision=precision, compile=COMPILE[compile], batch=len(labels) * (1 + (cfg_scale != 1)),
+        size=size, forwards=way["steps"], tell=say,
+    )  # fmt: skip
     way = walk.begun(
         model, codec, size, sampler=way["sampler"], steps=walk.spaced(process, way["steps"]), seed=seed, eta=eta,
         clip_x0=None if isinstance(codec, Pixels) else False,  # latents have no bounds
@@ -151,8 +153,8 @@ def sample_command(
         **{"size": size} | way,
     )  # fmt: skip
     # after all that may be refused, which is said in one sentence
-    for note in filter(None, (loaded.note, named_classes(loaded.labels))):
-        print(f"dit_lab: {note}", file=sys.stderr)
+    for sentence in filter(None, (loaded.note, named_classes(loaded.labels))):
+        say(sentence)
     total = len(way["steps"]) if isinstance(way["steps"], list) else way["steps"]
     for step in tqdm(recording, total=total, unit="step", mininterval=0.5, desc=str(model.speed)):
         sample = step.previous

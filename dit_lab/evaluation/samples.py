@@ -140,10 +140,13 @@ class Samples:
                 "give --out another folder"
             ) from error
 
+    def share(self, rank: int, processes: int) -> list[int]:
+        """The batches of one process that are not there yet."""
+        return [number for number in range(rank, len(self), processes) if not self.path(number).is_file()]
+
     def draw(self, model, codec, rank: int, processes: int) -> None:
         """Make this process's share of the batches that are not there yet."""
-        size = self.sampling.batch_size
-        share = [n for n in range(rank, len(self), processes) if not self.path(n).is_file()]
+        size, share = self.sampling.batch_size, self.share(rank, processes)
         bar = tqdm(share, desc=f"samples, {size} a batch", unit="batch", mininterval=1, disable=rank > 0)
         for number in bar:
             labels = self.labels(number * size, (number + 1) * size)

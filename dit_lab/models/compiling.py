@@ -6,6 +6,7 @@ On a GPU one block's code does for all of them, and a CUDA graph launches all ke
 
 import shutil
 import sys
+import warnings
 from os import environ
 
 import torch
@@ -16,16 +17,26 @@ from dit_lab.program import quoted
 
 def check_compiler(device: torch.device) -> None:
     """Raise ValueError where PyTorch would find no C++ compiler at the first step, for want of which a CPU cannot."""
-    name = environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if device.type == "cpu" and shutil.which(name) is None:
+    if device.type == "cpu" and shutil.which(compiler()) is None:
         raise ValueError(
-            f"--compile needs a C++ compiler, and {quoted(name)} is not here: install one, or name yours in the "
+            f"--compile needs a C++ compiler, and {quoted(compiler())} is not here: install one, or name yours in the "
             "environment variable CXX, or leave --compile out"
         )
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether compiling may be tried where nobody asked for it: on a GPU by CUDA, and where a CPU has a compiler."""
+    return device.type == "cuda" or device.type == "cpu" and shutil.which(compiler()) is not None
+
+
+def compiler() -> str:
+    """The C++ compiler that PyTorch would look for."""
+    return environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+
+
 def compiled(view: nn.Module, device: torch.device):
     """`view`, as a function of the same arguments; compiled in place, at the first call and for its shape."""
+    warnings.filterwarnings("ignore", ".*code generation for complex operators")  # RoPE's, left to plain code
     if device.type != "cuda":
         view.compile(dynamic=False, options={"freezing": device.type == "cpu"})
         return view

@@ -4,6 +4,7 @@
 before the loop, and, where asked, whether a compiler takes it over.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from dit_lab.models.ahead import Ahead, twin
-from dit_lab.models.compiling import check_compiler
+from dit_lab.models.compiling import can_compile, check_compiler
 from dit_lab.models.devices import clocked, fastest, in_turns, uses_bf16
 from dit_lab.models.packed import halve, packs
 from dit_lab.models.udit import fold
@@ -22,6 +23,10 @@ PRECISION = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TURNS, PATIENCE = 5, 2.0  # of each precision, until this many seconds are over
 WORTH = 1.2  # times as fast as fp32 must half precision be to be chosen: below, it is no more than chance
+COMPILE = {"auto": "auto", "yes": True, "no": False}  # by what commands call it
+PAYS = 10  # times as long as compiling takes must the work be that is left, to try it: so much of it is lost at most
+COMPILED_WORTH = 1.05  # and so many times as fast must it be
+FEW = 100  # forwards, of which not even one is taken to find out
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,19 @@ class Speed:
         return ", ".join(words) + (f" (a forward of {self.batch}: {tried})" if len(self.seconds) > 1 else "")
 
 
-def fast(model: nn.Module, *, precision: PRECISION = "auto", compile: bool = False, batch: int = 2, size=None):
+def fast(
+    model: nn.Module, *, precision: PRECISION = "auto", compile: bool | Literal["auto"] = False, batch: int = 2,
+    size=None, forwards: int = 0, tell: Callable[[str], object] = lambda sentence: None,
+) -> nn.Module:  # fmt: skip
     """A model with the same contract that answers sooner: `x: b c h w, t: b, y: b -> b (2c) h w`; `model` stays.
 
     `precision` auto is found out by a few forwards of `batch` pictures, twice the samples where they are guided, of
     `size` (None: the model's own). In fp32 and not compiled it runs on the model's weights and its outputs are the
     model's bit for bit; in half precision blocks run in 16 bits and the stream between them in 32. A U-DiT is folded.
     `compile` has `sample` ask compiled code, of one shape, for which a CPU needs a C++ compiler; the first step waits
-    for it. Calls of the model itself are not compiled, so that it can be watched, edited and replayed.
+    for it. Calls of the model itself are not compiled, so that it can be watched, edited and replayed. `compile` auto
+    tries it where the `forwards` to come take `PAYS` times as long as compiling, which it tells by `tell` before, and
+    stays with what is faster.
 
     The model returned has `speed`, which says what runs, and `ahead`, by which `sample` tells it of a run's timesteps
     and labels. Raises ValueError on a precision that is not there, or that this device does not compute in.
@@ -58,22 +68,57 @@ def fast(model: nn.Module, *, precision: PRECISION = "auto", compile: bool = Fal
     device = device_of(model)
     if device.type == "cpu" and precision == "fp16" and not packs(torch.float16):
         raise ValueError("this CPU does not compute in fp16: take bf16, fp32 or auto")
-    if compile:
+    if compile is True:
         check_compiler(device)
     folds = getattr(model.config, "mlp", None) == "reparameterised"
     plain = twin(fold(model) if folds else model).eval()
     made = {"fp32": plain} if precision in ("auto", "fp32") else {}
     for name in halves(device) if precision == "auto" else [precision] if precision != "fp32" else []:
         made[name] = half(plain, DTYPES[name], packed=True)
-    seconds = timed(made, batch, size) if len(made) > 1 else {}
+    seconds = timed(made, plain.config, device, batch, size) if len(made) > 1 else {}
     chosen = fastest(seconds, WORTH) if seconds else next(iter(made))
-    if compile and chosen != "fp32":  # the compiler lays weights out by itself
-        made[chosen] = half(plain, DTYPES[chosen], packed=False)
-    model = made[chosen]
-    model.speed = Speed(chosen, compile, folds, batch, seconds)
+    quick, ahead = made[chosen], None
+    if compile == "auto":
+        code, spent = tried(plain, quick, chosen, batch, size, forwards, tell)
+        compile, seconds = code is not None, seconds | spent
+        quick, ahead = (code.model, code) if compile else (quick, None)
+    elif compile:
+        quick = compilable(plain, quick, chosen)
+    quick.speed = Speed(chosen, compile, folds, batch, seconds)
     if compile or chosen != "fp32":
-        model.ahead = Ahead(model, compile)
-    return model
+        quick.ahead = ahead or Ahead(quick, compile)
+    return quick
+
+
+def compilable(plain: nn.Module, quick: nn.Module, precision: str) -> nn.Module:
+    """What a compiler is given of a model that runs in a precision: it lays weights out by itself."""
+    return quick if precision == "fp32" else half(plain, DTYPES[precision], packed=False)
+
+
+def tried(plain, quick, precision: str, batch: int, size, forwards: int, tell) -> tuple[Ahead | None, dict[str, float]]:
+    """Compiled code where it is faster than `quick`, and seconds of a forward of both; nothing where it cannot pay."""
+    device, cost = device_of(plain), seconds_to_compile(plain)
+    if forwards < FEW or not can_compile(device):
+        return None, {}
+    left = forwards * timed({precision: quick}, plain.config, device, batch, size, turns=1)[precision]
+    if left < PAYS * cost:
+        return None, {}
+    tell(f"{forwards:,} forwards are to come, some {left / 60:.0f} minutes: compiling is tried, in about {cost:.0f} s")
+    code, name = Ahead(compilable(plain, quick, precision), compile=True), f"{precision} compiled"
+    t, y = torch.tensor([500], device=device), torch.tensor([0], device=device)  # those of `timed`
+    calls = {precision: quick if precision == "fp32" else Ahead(quick)(t, y), name: code(t, y)}
+    try:
+        timed({name: calls[name]}, plain.config, device, batch, size, turns=1)  # which waits for the compiler
+        seconds = timed(calls, plain.config, device, batch, size)
+    except RuntimeError as error:  # of the compiler, or of the code that it made
+        tell(f"compiling failed, so it runs as it is ({quoted(str(error).partition(chr(10))[0], 120)})")
+        return None, {}
+    return (code if seconds[name] * COMPILED_WORTH < seconds[precision] else None), seconds
+
+
+def seconds_to_compile(model: nn.Module) -> float:
+    """About how long the first step of compiled code takes: measured, and rounded up (docs/results/bench-log.md)."""
+    return 10 + 3 * len(model.blocks) if device_of(model).type == "cpu" else 60
 
 
 def half(model: nn.Module, dtype: torch.dtype, packed: bool) -> nn.Module:
@@ -91,14 +136,13 @@ def halves(device: torch.device) -> list[str]:
 
 
 @torch.no_grad()
-def timed(models: dict[str, nn.Module], batch: int, size=None) -> dict[str, float]:
-    """Seconds of a forward of each model, the median of a few, taking turns after one to warm up."""
-    first = next(iter(models.values()))
-    config, device = first.config if size is None else replace(first.config, input_size=size), device_of(first)
+def timed(calls: dict[str, Callable], config, device, batch: int, size=None, turns: int = TURNS) -> dict[str, float]:
+    """Seconds of a forward by each way to call it, the median of a few, taking turns after one to warm up."""
+    config = config if size is None else replace(config, input_size=size)
     x = torch.randn(batch, config.in_channels, *config.size, generator=torch.Generator().manual_seed(0)).to(device)
-    t, y = torch.full((batch,), 500, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
-    turns = in_turns(lambda name: clocked(lambda: models[name](x, t, y), device), models, TURNS, PATIENCE)
-    return {name: median(spent) for name, spent in turns.items()}
+    t, y = (torch.full((batch,), number, device=device) for number in (500, 0))
+    spent = in_turns(lambda name: clocked(lambda: calls[name](x, t, y), device), calls, turns, PATIENCE)
+    return {name: median(times) for name, times in spent.items()}
 
 
 def device_of(model: nn.Module) -> torch.device:

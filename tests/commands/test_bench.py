@@ -11,7 +11,7 @@ from shared import random_model, random_udit
 from dit_lab.commands.bench import bench_command
 from dit_lab.commands.bench import looking as inside
 from dit_lab.commands.bench.contestants import SCALE, diffusers_model, diffusers_step, original_model, ours
-from dit_lab.commands.bench.loading import bench_load, parts, read
+from dit_lab.commands.bench.loading import bench_load, most_memory, parts, read
 from dit_lab.commands.bench.report import compete
 from dit_lab.commands.bench.sampling import inputs, relative_error
 from dit_lab.commands.bench.timing import race, timing
@@ -93,6 +93,12 @@ def test_what_is_timed_of_loading_reads_every_byte(tmp_path):
     (tmp_path / "a").write_bytes(bytes(3))
     assert parts(tmp_path) == [tmp_path / "a"] and parts(tmp_path / "a") == [tmp_path / "a"]
     read(tmp_path)
+
+
+def test_the_most_memory_of_a_fresh_process_is_its_own():
+    held = torch.ones(50_000_000)  # of this one
+    idle, busy = (most_memory(code) for code in ("pass", "held = b'1' * 100_000_000"))
+    assert idle < 100e6 < busy - idle < 130e6 < held.nbytes
 
 
 def test_loading_is_held_against_its_bytes(capsys):

@@ -17,6 +17,7 @@ from PIL import Image
 from shared import processes, stirred
 
 from dit_lab.checkpoints import save
+from dit_lab.commands import evaluate as evaluate_file
 from dit_lab.commands.evaluate import RESULTS, evaluate_command, spelt
 from dit_lab.data import Images, open_data
 from dit_lab.data.pictures import Encoded
@@ -271,6 +272,17 @@ def test_a_line_names_the_versions_that_drew_the_samples_also_when_others_judge_
     (home / "later" / "batch-000001.npz").unlink()
     evaluate(home, "later")
     assert lines(home / "later")[2]["drawn_with"] == [first["versions"], {"commit": "later"}]
+
+
+def test_what_is_compiled_is_weighed_by_the_forwards_that_are_left(home, monkeypatch):
+    shutil.copytree(home / "first", home / "weighed")
+    asked, fast = [], evaluate_file.fast
+    monkeypatch.setattr(evaluate_file, "fast", lambda *given, **how: asked.append(how) or fast(*given, **how))
+    for missing in ([], ["batch-000001.npz"], ["batch-000001.npz", "batch-000004.npz"]):
+        for name in missing:
+            (home / "weighed" / name).unlink()
+        evaluate(home, "weighed")
+    assert [(how["forwards"], how["compile"]) for how in asked] == [(0, "auto"), (2, "auto"), (4, "auto")]
 
 
 def test_a_real_picture_in_the_place_of_a_broken_one_counts_with_its_own_label(home):

@@ -7,6 +7,7 @@ from PIL import Image
 from shared import stirred, tiny_vae
 
 from dit_lab.checkpoints import save
+from dit_lab.commands import sample as sample_file
 from dit_lab.data import Autoencoder, Pixels
 from dit_lab.data.codecs import FalseColours
 from dit_lab.data.given import given_picture
@@ -49,6 +50,15 @@ def test_karras_steps_and_rescaled_guidance_are_recorded(command, tmp_path):
     run = Trajectory.load(trace)
     assert run.t == karras(process_of(model.config), 6)
     assert run.options["guide"] == {"rescaled": 0.7} and run.options["sampler"] == "dpmpp_sde"
+
+
+@pytest.mark.parametrize("given, asked", [([], "auto"), (["--compile", "auto"], "auto"), (["--compile", "no"], False)])
+def test_whether_to_compile_is_left_open_or_said_and_weighed_by_the_steps(given, asked, command, tmp_path, monkeypatch):
+    source, _ = kept(tmp_path)
+    seen, fast = [], sample_file.fast
+    monkeypatch.setattr(sample_file, "fast", lambda *model, **how: seen.append(how) or fast(*model, **how))
+    drawn(command, source, tmp_path / "a.png", "--steps", 7, *given)
+    assert [(how["compile"], how["forwards"]) for how in seen] == [(asked, 7)]
 
 
 def test_shifted_steps_are_recorded(command, tmp_path):

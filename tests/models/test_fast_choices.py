@@ -1,13 +1,16 @@
 """What a fast model is made of and says of itself: what was tried, what is packed, and what is made ahead of a run."""
 
+import shutil
 import sys
 
 import pytest
 import torch
 from shared import random_model, random_udit
 
+from dit_lab.diffusion import generate
 from dit_lab.models import ahead as ahead_file
 from dit_lab.models import fast
+from dit_lab.models.compiling import can_compile
 from dit_lab.models.layers import Modulation
 from dit_lab.models.packed import PackedLinear, packs
 
@@ -114,3 +117,77 @@ def test_what_a_compiler_lays_out_is_not_packed(monkeypatch):
     monkeypatch.setattr(HERE, "Ahead", lambda model, compile: (model, compile))
     quick = fast(MODEL, precision="bf16", compile=True)
     assert quick.ahead == (quick, True) and not packed(quick) and str(quick.speed) == "bf16, compiled"
+
+
+@pytest.fixture
+def clocks(monkeypatch):
+    """`clocks(as it is, compiled)`, in seconds, are what forwards seem to take; gives a list for what is told."""
+
+    def pretend(plain, compiled):
+        def timed(calls, *_, **__):
+            if isinstance(compiled, Exception) and "fp32 compiled" in calls:
+                raise compiled
+            return {name: compiled if "compiled" in name else plain for name in calls}
+
+        monkeypatch.setattr(HERE, "timed", timed)
+        monkeypatch.setattr(HERE, "can_compile", lambda device: True)
+        return []
+
+    return pretend
+
+
+def auto(told, forwards, model=MODEL):
+    return fast(model, precision="fp32", compile="auto", forwards=forwards, tell=told.append)
+
+
+def test_left_to_itself_it_compiles_where_the_work_takes_many_times_as_long(clocks):
+    cost = HERE.seconds_to_compile(MODEL)
+    told = clocks(1.0, 0.5)
+    assert not auto(told, int(HERE.PAYS * cost) - 1).speed.compiled and not told
+    quick = auto(told, int(HERE.PAYS * cost) + 1)
+    assert str(quick.speed) == "fp32, compiled (a forward of 2: fp32 1e+03 ms, fp32 compiled 500 ms)"
+    assert told == ["191 forwards are to come, some 3 minutes: compiling is tried, in about 19 s"]
+
+
+def test_of_few_forwards_not_even_one_is_taken_to_find_out(clocks, monkeypatch):
+    told = clocks(1e6, 1.0)
+    monkeypatch.setattr(HERE, "timed", None)
+    quick = auto(told, HERE.FEW - 1)
+    assert not quick.speed.compiled and not told and not hasattr(quick, "ahead")
+
+
+@pytest.mark.parametrize("compiled, stays", [(0.96, True), (0.94, False), (2.0, True)])
+def test_compiled_code_that_is_hardly_faster_is_left(compiled, stays, clocks):
+    told = clocks(1.0, compiled)
+    quick = auto(told, 10_000)
+    assert quick.speed.compiled is not stays and len(told) == 1 and hasattr(quick, "ahead") is not stays
+    assert quick.speed.seconds == {"fp32": 1.0, "fp32 compiled": compiled}
+
+
+def test_a_compiler_that_fails_unasked_is_told_of_and_gone_on_without(clocks):
+    told = clocks(1.0, RuntimeError("no header\nthere"))
+    quick = auto(told, 10_000)
+    assert not quick.speed.compiled and told[1] == "compiling failed, so it runs as it is ('no header')"
+
+
+def test_where_nothing_can_compile_nothing_is_tried(clocks, monkeypatch):
+    told = clocks(1.0, 0.5)
+    monkeypatch.setattr(HERE, "can_compile", lambda device: False)
+    assert not auto(told, 10_000).speed.compiled and not told
+    monkeypatch.undo()
+    assert can_compile(torch.device("cuda")) and not can_compile(torch.device("mps"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not can_compile(torch.device("cpu"))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+@pytest.mark.parametrize("worth", [0.0, 1e9])
+def test_what_was_tried_for_real_draws_what_the_model_draws(worth, monkeypatch):
+    """Kept whatever it takes, and left whatever it takes."""
+    monkeypatch.setattr(HERE, "PAYS", 0)
+    monkeypatch.setattr(HERE, "COMPILED_WORTH", worth)
+    model, told = random_model(depth=1), []
+    quick = auto(told, 100, model)
+    assert quick.speed.compiled is (worth == 0) and set(quick.speed.seconds) == {"fp32", "fp32 compiled"}
+    one, other = (generate(each, [1], steps=2, cfg_scale=2.0) for each in (quick, model))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

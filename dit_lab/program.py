@@ -104,7 +104,7 @@ def told(error: Exception, name: str) -> tuple[str, int]:
     if out_of_memory(error):
         return f"out of memory; {LESS.get(name, 'take a machine with more')}", 1
     if kind.__module__.startswith(("torch._inductor", "torch._dynamo")):
-        advice = "it needs a working C++ compiler, g++ or the one that CXX names; train without --compile, or --compile no"
+        advice = "it needs a working C++ compiler, g++ or what CXX names; train without --compile, or --compile no"
         return f"compiling failed ({quoted(first, 120)}): {advice}", 2
     if DEVICE.search(first) or kind.__name__ == "AcceleratorError":
         return f"the device failed ({quoted(first, 200)}); another one, such as --device cpu, may do", 1

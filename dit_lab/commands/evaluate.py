@@ -104,9 +104,7 @@ def evaluate_command(
         crew.wait_for_everyone()
         if not crew.is_main_process:
             return None
-        drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
-        asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
-        found = measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
+        found = judged(samples, network, reference, loaded)
         if npz:
             make_folder(npz.parent)
             adm.write(npz, sampling.count, samples)
@@ -119,6 +117,14 @@ def evaluate_command(
         add_line(out / RESULTS, result)
         print(table(result, out))
         return result
+
+
+def judged(samples: Samples, network, reference, loaded):
+    """The figures of all samples against a reference, in a network's eyes."""
+    sampling = samples.sampling
+    drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
+    asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
+    return measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
 
 
 def settled(sampling: Sampling, quality: str | None, config) -> Sampling:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from tqdm.auto import tqdm
 
@@ -155,9 +156,7 @@ def sample_command(
     # after all that may be refused, which is said in one sentence
     for sentence in filter(None, (loaded.note, named_classes(loaded.labels))):
         say(sentence)
-    total = len(way["steps"]) if isinstance(way["steps"], list) else way["steps"]
-    for step in tqdm(recording, total=total, unit="step", mininterval=0.5, desc=str(model.speed)):
-        sample = step.previous
+    sample = walked(recording, way["steps"], str(model.speed))
     pictures = codec.decode(sample)
     check_finite("a picture", sample, pictures)
     if codec.note:
@@ -168,3 +167,11 @@ def sample_command(
     if trace is not None:
         recording.trajectory.save(trace)
     print(f"{', '.join(map(str, written))}: {len(labels)} {'pictures' if len(labels) > 1 else 'picture'}")
+
+
+def walked(recording: Recording, steps: int | list, told: str) -> torch.Tensor:
+    """What a run ends with, `b c h w`, under a bar that says what runs."""
+    total = len(steps) if isinstance(steps, list) else steps
+    for step in tqdm(recording, total=total, unit="step", mininterval=0.5, desc=told):
+        sample = step.previous
+    return sample

@@ -174,6 +174,28 @@ def speed():
     yield f"a training step {steps[0]['ratio']:.1f}x and {steps[1]['ratio']:.1f}x"
 
 
+@says("README.md")
+def caches():
+    lines = {who: line for (work, who), line in lines_of("bench-run").items() if work.startswith("mnist")}
+    few = lines["diffusers, DPM++ 14"]
+    caches = [line for who, line in lines.items() if who.startswith("diffusers, DDIM 50,")]
+    assert len(caches) == 4 and all(few["median"] < line["median"] for line in caches)
+    (nearer,) = (line for line in caches if line["error"] < few["error"])
+    assert nearer["median"] > 2 * few["median"]
+    yield "14 steps of DPM-Solver++ are sooner there"
+
+
+@says(LOG)
+def runs():
+    lines = {who: line for (work, who), line in lines_of("bench-run").items() if work.startswith("mnist")}
+    five, block, few = (
+        lines[f"diffusers, {who}"] for who in ("DDIM 50, TaylorSeer 5", "DDIM 50, first block 0.1", "DPM++ 14")
+    )
+    yield f"TaylorSeer of every fifth step {five['ratio']:.2f}x with an error of {five['error']:.3f}"
+    yield f"the first block's change {block['ratio']:.2f}x with {block['error']:.2f}"
+    yield f"{few['ratio']:.2f}x with {few['error']:.3f}"
+
+
 def lines_of(name):
     """The lines of a bench by what was done, and who did it."""
     return {(line["work"], line["who"]): line for line in result(f"docs/results/{name}")["lines"]}

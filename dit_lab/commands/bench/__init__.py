@@ -11,7 +11,8 @@ from dit_lab.commands.bench.gpu import bench_gpu
 from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
-from dit_lab.commands.bench.report import keep, machine
+from dit_lab.commands.bench.report import Line, keep, machine
+from dit_lab.commands.bench.running import ALL, bench_run
 from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
 from dit_lab.commands.bench.serving import bench_app
 from dit_lab.commands.bench.timing import WARM_UP
@@ -19,7 +20,7 @@ from dit_lab.commands.bench.training import bench_training
 from dit_lab.files import writable
 from dit_lab.models import DiTConfig, pick_device, preset
 
-WHAT = Literal["forward", "sample", "train", "load", "look", "app", "growth", "gpu", "all"]
+WHAT = Literal["forward", "sample", "run", "train", "load", "look", "app", "growth", "gpu", "all"]
 
 
 def bench_command(
@@ -39,10 +40,12 @@ def bench_command(
     """Time what people wait for, here against diffusers and the original, in turns in one process.
 
     Args:
-        what: What to time: gpu is all rows for a GPU, look each look inside a run, app the app with many who use it at
-            once, growth how cost grows with tokens, width, depth, batch and steps, all everything else.
+        what: What to time: run is whole runs of trained models with the errors of their samples, few steps and caches
+            among them, gpu all rows for a GPU, look each look inside a run, app the app with many who use it at once,
+            growth how cost grows with tokens, width, depth, batch and steps, all everything else.
         models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; load and gpu: DiT-XL/2; look:
-            DiT-S/2 and the zoo's mnist, there checkpoints may be named too; app: checkpoints to serve, else the zoo).
+            DiT-S/2 and the zoo's mnist, there checkpoints may be named too; run: the zoo's mnist, or checkpoints; app:
+            checkpoints to serve, else the zoo).
         batch: Latents a call (default: 8 for DiT-S/2 and 4 for others, at a guided step 4 pictures).
         rounds: Turns that each side takes; the first two warm up and are not counted.
         clients: Tabs that use the app at once; each samples, clicks and scrubs.
@@ -67,6 +70,10 @@ def bench_command(
     told = ", ".join(f"{name}: {value}" for name, value in about.items())
     if what == "look":
         return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, told)
+    if what == "run":
+        print(told)
+        lines = [line for name in models or ("mnist",) for line in bench_run(name, rounds, place)]
+        return kept(out, what, about | {"error": f"of a sample, against {ALL:,} steps of DDIM in fp32"}, lines)
     if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
         raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
     print(told)
@@ -84,6 +91,11 @@ def bench_command(
             lines += bench_training(presets, batch, field)
         if what in ("forward", "all"):
             lines += bench_udit(batch or 8, field)
+    kept(out, what, about, lines)
+
+
+def kept(out: Path | None, what: str, about: dict, lines: list[Line]) -> None:
+    """Write what was found into a folder, where there is one, and say where."""
     if out is not None:
         keep(out, what, about, lines)
         print(f"{out / f'bench-{what}.md'}: {len(lines)} lines")

@@ -27,15 +27,20 @@ def ours(config: DiTConfig, device: torch.device) -> nn.Module:
     return stirred(build(config)).to(device).eval().requires_grad_(False)
 
 
-def diffusers_model(model: nn.Module) -> nn.Module:
-    """diffusers' DiTTransformer2DModel with a model's weights. Raises ImportError where diffusers is not installed.
+def diffusers_model(model: nn.Module, cache=None) -> nn.Module:
+    """diffusers' DiTTransformer2DModel with a model's weights, and maybe one of its caches, by the cache's config.
+
+    Raises ImportError where diffusers is not installed.
 
     Its timestep's frequencies are set to the paper's, so that an error is one of arithmetic; by itself it takes others.
     """
-    from diffusers import DiTTransformer2DModel
+    from diffusers import CacheMixin, DiTTransformer2DModel
+
+    class Caching(DiTTransformer2DModel, CacheMixin):
+        """Which in diffusers only later transformers are."""
 
     config = model.config
-    theirs = DiTTransformer2DModel(
+    theirs = Caching(
         num_attention_heads=config.heads, attention_head_dim=config.dim // config.heads, num_layers=config.depth,
         patch_size=config.patch_size, sample_size=config.size[0], in_channels=config.in_channels,
         out_channels=config.out_channels, num_embeds_ada_norm=config.num_classes,
@@ -43,6 +48,8 @@ def diffusers_model(model: nn.Module) -> nn.Module:
     theirs.load_state_dict(to_diffusers(model.state_dict(), config))
     for block in theirs.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
+    if cache is not None:
+        theirs.enable_cache(cache)
     return theirs.to(next(model.parameters()).device).eval().requires_grad_(False)
 
 

@@ -1,0 +1,89 @@
+"""Whole guided runs of a trained model: seconds, and how far each sample is from that of a run of all timesteps.
+
+Every contestant walks the same path, from the same noise to the same limit. So solvers of few steps, diffusers' caches,
+which compute some steps and forecast what lies between, and half precision stand on one axis.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+
+import torch
+from einops import repeat
+from torch import nn
+
+from dit_lab.checkpoints import load
+from dit_lab.commands.bench.contestants import diffusers_model
+from dit_lab.commands.bench.report import Line, compete
+from dit_lab.commands.bench.sampling import relative_error
+from dit_lab.diffusion import generate, process_of, quality, sample
+from dit_lab.models import fast
+
+PICTURES, STEPS, FEW, ALL, GUIDANCE = 8, 50, 14, 1000, 2.0
+THRESHOLDS = 0.1, 0.2  # of the first block's change, below which the others' is taken from the step before
+EVERY, ORDER = (2, 5), 1  # TaylorSeer computes each such step, its default is 5, and forecasts by a line
+BRANCHES = r"transformer_blocks\.\d+\.(attn1|ff)"  # which TaylorSeer's own pattern misses in a DiT
+
+
+@torch.no_grad()
+def bench_run(name: str, rounds: int, device: torch.device) -> list[Line]:
+    """A line a way to draw `PICTURES` pictures with a checkpoint, ours in fp32 by `STEPS` of DDIM first."""
+    model = load(name, device=device).model
+    labels = [number % model.config.num_classes for number in range(PICTURES)]
+    drawn = partial(generate, labels=labels, cfg_scale=GUIDANCE, seed=0, clip_x0=False)
+    exact = drawn(model, sampler="ddim", steps=ALL)
+    calls = our_runs(model, drawn)
+    if model.config.prediction == "eps" and model.config.schedule == "linear":  # what diffusers' pipeline is for
+        noise = next(sample(model, labels, steps=2, seed=0)).x
+        with suppress(ImportError):
+            calls |= dict(their_runs(model, noise, torch.tensor(labels, device=device)))
+    errors = {who: relative_error(call(), exact) for who, call in calls.items()}
+    return compete(f"{name}, {PICTURES} guided pictures", calls, rounds, device, errors=errors)
+
+
+def our_runs(model: nn.Module, drawn: Callable) -> dict[str, Callable]:
+    """Ours: in fp32, fast, and fast by the qualities by name, but the paper's, whose steps draw noise of their own."""
+    quick, plain = fast(model, batch=2 * PICTURES), dict(sampler="ddim", steps=STEPS)
+    named = {name: quality(name, process_of(model.config)) for name in ("good", "draft")}
+    ways = {f"DDIM {STEPS}": plain} | {f"{name} ({way['sampler']} {way['steps']})": way for name, way in named.items()}
+    found = {f"dit_lab, fp32, DDIM {STEPS}": partial(drawn, model, **plain)}
+    for told, way in ways.items():
+        found[f"dit_lab, fast, {quick.speed.precision}, {told}"] = partial(drawn, quick, **way)
+    return found
+
+
+def their_runs(model: nn.Module, noise, labels) -> Iterator[tuple[str, Callable]]:
+    """diffusers' in fp32: its DDIM and DPM-Solver++, and its DDIM with each of the caches that fit a DiT."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    from diffusers.hooks import FirstBlockCacheConfig, TaylorSeerCacheConfig
+
+    options = dict(num_train_timesteps=ALL, beta_schedule="linear", timestep_spacing="trailing")
+    ddim = DDIMScheduler(**options, clip_sample=False)
+    plain = diffusers_model(model)
+    yield f"diffusers, DDIM {STEPS}", partial(walked, plain, ddim, STEPS, noise, labels)
+    yield f"diffusers, DPM++ {FEW}", partial(walked, plain, DPMSolverMultistepScheduler(**options), FEW, noise, labels)
+    caches = {f"first block {threshold:g}": FirstBlockCacheConfig(threshold) for threshold in THRESHOLDS}
+    caches |= {
+        f"TaylorSeer {every}": TaylorSeerCacheConfig(
+            cache_interval=every, max_order=ORDER, taylor_factors_dtype=torch.float32, cache_identifiers=[BRANCHES]
+        )
+        for every in EVERY
+    }
+    for told, cache in caches.items():
+        cached = diffusers_model(model, cache)
+        yield f"diffusers, DDIM {STEPS}, {told}", partial(walked, cached, ddim, STEPS, noise, labels)
+
+
+def walked(model: nn.Module, scheduler, steps: int, x, labels) -> torch.Tensor:
+    """A run as diffusers' DiTPipeline takes it, from the noise `x: b c h w` to the sample `b c h w`."""
+    scheduler.set_timesteps(steps)
+    channels = x.shape[1]
+    both = torch.cat([labels, torch.full_like(labels, model.config.num_embeds_ada_norm)])
+    with model.cache_context("run"):
+        for time in scheduler.timesteps:
+            t = repeat(time.to(x.device), "-> b", b=len(both))
+            noise = model(torch.cat([x, x]), timestep=t, class_labels=both).sample[:, :channels]
+            cond, uncond = noise.chunk(2)
+            x = scheduler.step(uncond + GUIDANCE * (cond - uncond), time, x).prev_sample
+    model._reset_stateful_cache()
+    return x

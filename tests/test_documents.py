@@ -186,7 +186,7 @@ def caches():
 
 
 @says(LOG)
-def runs():
+def whole_runs():
     lines = {who: line for (work, who), line in lines_of("bench-run").items() if work.startswith("mnist")}
     five, block, few = (
         lines[f"diffusers, {who}"] for who in ("DDIM 50, TaylorSeer 5", "DDIM 50, first block 0.1", "DPM++ 14")

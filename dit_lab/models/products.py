@@ -15,13 +15,15 @@ from torch import nn
 from dit_lab.models.layers import Attend
 
 CACHE_BYTES = 2**21  # of maps at a time: about what two cores have to themselves
-MOST_BYTES = 2**26  # of a head's map, and in training of all maps of a block, which stay for the backward pass
+LEAST_BYTES = 2**17  # of all maps of a block: with less, what is done around the products takes longer than they do
+MOST_BYTES = 2**24  # of a head's map: from here on the fused kernel is as fast, and keeps none
+MOST_KEPT_BYTES = 2**26  # of all maps of a block in training, which stay for the backward pass
 
 
 class PackedAttend(Attend):
     """`Attend` by `products`, for as many heads at once as a cache holds the maps of.
 
-    A map too large to be worth keeping is left to the fused kernel.
+    Maps too small or too large to be worth it are left to the fused kernel.
     """
 
     def __init__(self, attend: Attend):
@@ -30,7 +32,7 @@ class PackedAttend(Attend):
     def forward(self, q, k, v):
         batch, heads, n, e = q.shape
         each = map_bytes(q, k)
-        if each > MOST_BYTES:
+        if each > MOST_BYTES or batch * heads * each < LEAST_BYTES:
             return super().forward(q, k, v)
         most = max(1, CACHE_BYTES // each)
         pictures = max(1, most // heads)
@@ -57,7 +59,7 @@ def products(q, k, v):
 def trained(q, k, v):
     """`Attend` for training: in half precision by `products`, a few pictures at once, where that keeps maps small."""
     most = CACHE_BYTES // (q.shape[1] * map_bytes(q, k))  # pictures whose maps a cache holds
-    if q.element_size() > 2 or len(q) * q.shape[1] * map_bytes(q, k) > MOST_BYTES:
+    if q.element_size() > 2 or len(q) * q.shape[1] * map_bytes(q, k) > MOST_KEPT_BYTES:
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast(q.device.type, enabled=False):  # which would have a softmax in fp32
         return torch.cat([products(*some) for some in zip(*(x.split(max(1, most)) for x in (q, k, v)), strict=True)])

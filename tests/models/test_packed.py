@@ -10,9 +10,16 @@ from dit_lab.models import packed as packed_file
 from dit_lab.models import products as products_file
 from dit_lab.models.layers import Attend
 from dit_lab.models.packed import PackedGridAttention, pack, packs
-from dit_lab.models.products import PackedAttend, trained
+from dit_lab.models.products import PackedAttend, products, trained
 
+EACH = 12 * 12 * 4  # bytes of a head's map of `parts`, of which there are 12
 BF16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="this machine does not compute in bf16")
+
+
+@pytest.fixture(autouse=True)
+def of_any_size(monkeypatch):
+    """Maps as small as these are made too."""
+    monkeypatch.setattr(products_file, "LEAST_BYTES", 0)
 
 
 def parts(batch=3, heads=4, queries=12, keys=12, e=8, dtype=torch.float32):
@@ -47,14 +54,15 @@ def test_it_is_laid_out_as_the_next_product_takes_it():
     assert found.shape == (3, 4, 12, 8) and found.transpose(1, 2).is_contiguous()
 
 
-def test_a_map_too_large_to_keep_is_left_to_the_fused_kernel(monkeypatch):
-    def softmax(*_, **__):
-        raise AssertionError("a map was made")
-
-    monkeypatch.setattr(products_file, "MOST_BYTES", 12 * 12 * 4 - 1)
-    monkeypatch.setattr(torch.Tensor, "softmax", softmax)
+@pytest.mark.parametrize("least, most", [(0, EACH - 1), (12 * EACH + 1, EACH), (12 * EACH, EACH)])
+def test_maps_too_large_or_too_small_to_be_worth_it_are_left_to_the_fused_kernel(least, most, monkeypatch):
+    made = []
+    monkeypatch.setattr(products_file, "MOST_BYTES", most)
+    monkeypatch.setattr(products_file, "LEAST_BYTES", least)
+    monkeypatch.setattr(products_file, "products", lambda *given: made.append(given) or products(*given))
     q, k, v = parts()
-    assert torch.equal(PackedAttend(Attend())(q, k, v), Attend()(q, k, v))
+    assert error(PackedAttend(Attend())(q, k, v), Attend()(q, k, v)) < 1e-6
+    assert bool(made) is (least <= 12 * EACH and most >= EACH)
 
 
 @pytest.mark.parametrize("amx", [True, False])
@@ -116,7 +124,7 @@ def test_in_fp32_and_of_maps_too_large_to_keep_trained_attention_is_the_fused_ke
         raise AssertionError("a map was made")
 
     monkeypatch.setattr(products_file, "products", never)
-    monkeypatch.setattr(products_file, "MOST_BYTES", most)
+    monkeypatch.setattr(products_file, "MOST_KEPT_BYTES", most)
     q, k, v = parts(dtype=dtype)
     assert torch.equal(trained(q, k, v), Attend()(q, k, v))
 

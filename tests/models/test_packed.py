@@ -42,6 +42,15 @@ def test_packed_attention_is_attention_however_it_is_cut(shape, maps, monkeypatc
     assert error(PackedAttend(Attend())(q, k, v), Attend()(q, k, v)) < 1e-6
 
 
+@pytest.mark.parametrize("maps, calls", [(0.5, 12), (1, 12), (2, 6), (3, 6), (4, 3), (7, 3), (8, 2), (12, 1), (100, 1)])
+def test_as_many_heads_attend_at_once_as_the_cache_holds_the_maps_of(maps, calls, monkeypatch):
+    made = []
+    monkeypatch.setattr(products_file, "CACHE_BYTES", int(maps * EACH))
+    monkeypatch.setattr(products_file, "products", lambda *given: made.append(given) or products(*given))
+    PackedAttend(Attend())(*parts())
+    assert len(made) == calls and all(len(q) * q.shape[1] <= max(maps, 1) for q, _, _ in made)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_in_half_precision_it_is_off_by_less_than_a_hundredth(dtype):
     q, k, v = parts(queries=64, keys=64, e=16, dtype=dtype)
@@ -116,6 +125,18 @@ def test_trained_attention_has_attentions_gradient_however_it_is_cut(maps, autoc
         assert trained(*parts(**shape, dtype=torch.bfloat16)).dtype == torch.bfloat16
     exact = gradients(Attend(), *(part.float() for part in parts(**shape, dtype=torch.bfloat16)))
     assert all(error(one, other) < 0.01 for one, other in zip(found, exact, strict=True))
+
+
+@pytest.mark.parametrize("maps, calls", [(0.5, 3), (7, 3), (8, 2), (11, 2), (12, 1), (100, 1)])
+def test_in_training_as_many_pictures_attend_at_once_and_without_autocast(maps, calls, monkeypatch):
+    made, half = [], torch.bfloat16
+    monkeypatch.setattr(products_file, "CACHE_BYTES", int(maps * EACH / 2))
+    monkeypatch.setattr(products_file, "MOST_KEPT_BYTES", 12 * EACH // 2)
+    note = lambda *given: made.append(torch.is_autocast_enabled("cpu")) or products(*given)
+    monkeypatch.setattr(products_file, "products", note)
+    with torch.autocast("cpu", half):
+        trained(*parts(dtype=half))
+    assert made == [False] * calls
 
 
 @pytest.mark.parametrize("dtype, most", [(torch.float32, 2**26), (torch.bfloat16, 3 * 4 * 12 * 12 * 2 - 1)])

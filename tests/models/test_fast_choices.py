@@ -29,6 +29,11 @@ def test_where_nothing_was_tried_it_says_the_precision_alone():
     assert str(fast(random_udit(), precision="fp32").speed) == "fp32, folded"
 
 
+def test_in_fp32_it_takes_no_memory_of_its_own():
+    quick = dict(fast(MODEL, precision="fp32").named_parameters())
+    assert all(quick[name].data_ptr() == parameter.data_ptr() for name, parameter in MODEL.named_parameters())
+
+
 @BF16
 def test_in_half_precision_a_cpus_linears_are_packed_and_in_fp32_none_is():
     assert packed(fast(MODEL, precision="bf16")) and not packed(fast(MODEL, precision="fp32"))

@@ -235,6 +235,7 @@ def fewer_steps():
     assert {round(found[model, line][0]["passes"]) for model in ("mnist", "cifar10", "mnist_udit")} == {12}
     yield f"in 12 passes {colour(line):.1f} in colour, where UniPC's 6 steps have {colour(draft):.1f} in as many"
     yield f"has {digits(line):.1f} where UniPC has {digits(draft):.1f}, for the U-DiT {udit(line):.1f} where UniPC has"
+    assert f"{colour(line):.1f}, plain UniPC with as many at {colour(draft):.1f}, 28 passes" in words(LOG)
     curve = "dpmpp 14, every 5, order 2"
     assert colour(curve) < colour("ddpm 250")
     yield f"it is {colour(curve):.1f} in colour and {digits(curve):.1f} on the digits"

@@ -236,6 +236,8 @@ def fewer_steps():
     yield f"in 12 passes {colour(line):.1f} in colour, where UniPC's 6 steps have {colour(draft):.1f} in as many"
     yield f"has {digits(line):.1f} where UniPC has {digits(draft):.1f}, for the U-DiT {udit(line):.1f} where UniPC has"
     assert f"{colour(line):.1f}, plain UniPC with as many at {colour(draft):.1f}, 28 passes" in words(LOG)
+    yield f"are at {colour('unipc 4, searched'):.1f} in 8 passes, where even steps have {colour('unipc 4'):.1f} and 50"
+    yield f"6 are at {colour('unipc 6, searched'):.1f} in 12"
     curve = "dpmpp 14, every 5, order 2"
     assert colour(curve) < colour("ddpm 250")
     yield f"it is {colour(curve):.1f} in colour and {digits(curve):.1f} on the digits"

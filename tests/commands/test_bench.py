@@ -98,7 +98,7 @@ def test_what_is_timed_of_loading_reads_every_byte(tmp_path):
 def test_the_most_memory_of_a_fresh_process_is_its_own():
     held = torch.ones(50_000_000)  # of this one
     idle, busy = (most_memory(code) for code in ("pass", "held = b'1' * 100_000_000"))
-    assert idle < 100e6 < busy - idle < 130e6 < held.nbytes
+    assert idle < 90e6 < busy - idle < 130e6 < held.nbytes
 
 
 def test_loading_is_held_against_its_bytes(capsys):

@@ -1,6 +1,7 @@
 """Figures of experiments: rungs side by side, models as they train, quality against compute."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -68,14 +69,16 @@ def scaling(models: dict[str, Sequence[dict]]) -> Figure:
     """Fréchet distance and unseen loss against MACs: `models` maps `SIZE/patch` to its runs; a line joins a size."""
     figure, axes = panels(1, 2, 3.4, grid=False)
     sizes = list(dict.fromkeys(name.split("/")[0] for name in models))
-    for size, colour in zip(sizes, CATEGORIES, strict=False):
+    # Of sizes that follow each other one is named above and one below: models of like MACs lie close together.
+    sides = cycle([dict(xytext=(5, 4)), dict(xytext=(-5, -4), ha="right", va="top")])
+    for size, colour, side in zip(sizes, CATEGORIES, sides, strict=False):
         mine = {name: runs for name, runs in models.items() if name.split("/")[0] == size}
         macs = [runs[0]["macs"] / 1e6 for runs in mine.values()]
         for axis, field in zip(axes[0], ("frechet", "test_mse"), strict=True):
             values = [np.mean([run[field] for run in runs]) for runs in mine.values()]
             axis.plot(macs, values, "o-", color=colour, label=size, linewidth=1)
             for name, x, y in zip(mine, macs, values, strict=True):
-                axis.annotate(name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+                axis.annotate(name, (x, y), textcoords="offset points", fontsize=7, color=colour, **side)
     for axis, name in zip(axes[0], ("Fréchet distance", "loss on unseen pictures (mse)"), strict=True):
         axis.set(xlabel="MMACs a picture (log scale)", ylabel=f"{name} (log scale)", xscale="log", yscale="log")
         axis.xaxis.set(major_formatter="{x:g}")

@@ -4,7 +4,6 @@ Several processes share the shards (`accelerate launch --multi_gpu --num_process
 w encodes the shards r, r + w, ...; the last one to finish writes the index.
 """
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from dit_lab.data import CROPS, Autoencoder, Images, named_classes, open_data, o
 from dit_lab.data.encoding import about, check_folder, encode_shard, name_of, whole
 from dit_lab.data.latents import write_index
 from dit_lab.data.latents_index import INDEX, shard_count, shard_range
+from dit_lab.data.pictures import say
 from dit_lab.files import make_folder, writable
 from dit_lab.training import device_of, processes
 from dit_lab.training.lock import hold
@@ -65,7 +65,7 @@ def encode_command(
         if not isinstance(images, Images):
             raise ValueError(f"{data} holds latents already; give pictures")
         if (classes := named_classes(images.names)) and crew.is_main_process:
-            print(f"dit_lab: {classes}", file=sys.stderr)
+            say(classes)
         codec = Autoencoder(open_vae(vae), together=batch_size)
         made = about(images, codec, name_of(vae), split, shard_size, precision)
         check_folder(out, made)

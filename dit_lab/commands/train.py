@@ -1,6 +1,5 @@
 """`python -m dit_lab train`: the command-line caller of `train`, with a bar and a Ctrl-C that saves."""
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from torch import nn
 
 from dit_lab.checkpoints import MetaRun, load, open_run
 from dit_lab.data import CROPS, named_classes, open_data
+from dit_lab.data.pictures import say
 from dit_lab.diffusion import PREDICTIONS, PROCESSES, objective
 from dit_lab.models import BLOCKS, PRESETS, build, taking
 from dit_lab.program import stop
@@ -72,7 +72,7 @@ class ModelOptions:
         loaded = load(self.init)
         model, changes = adapted(loaded, images)
         for change in filter(None, [loaded.note, *changes]) if processes().is_main_process else ():
-            print(f"dit_lab: {change}", file=sys.stderr)
+            say(change)
         return model
 
 
@@ -120,13 +120,13 @@ def train_command(
     if theirs is not None:
         options = recipe(theirs, options)
         if crew.is_main_process:
-            print(f"dit_lab: {told(theirs, options)}", file=sys.stderr)
+            say(told(theirs, options))
     if options.shard and crew.num_processes == 1:
-        print("dit_lab: one process has nobody to share with; --shard does nothing", file=sys.stderr)
+        say("one process has nobody to share with; --shard does nothing")
     with crew.main_process_first():  # the others then find what it has put into the cache
         images = open_data(data, split=split, size=size, labelled=labelled, crop=crop)
     if (classes := named_classes(images.names)) and crew.is_main_process:
-        print(f"dit_lab: {classes}", file=sys.stderr)
+        say(classes)
     torch.manual_seed(options.seed)
     try:
         trained = model.model(images) if theirs is None else of_theirs(theirs, images)

@@ -79,7 +79,7 @@ def fast(
     chosen = fastest(seconds, WORTH) if seconds else next(iter(made))
     quick, ahead = made[chosen], None
     if compile == "auto":
-        code, spent = tried(plain, quick, chosen, batch, size, forwards, tell)
+        code, spent = tried(plain, quick, chosen, batch, size, forwards, tell, seconds)
         compile, seconds = code is not None, seconds | spent
         quick, ahead = (code.model, code) if compile else (quick, None)
     elif compile:
@@ -95,12 +95,18 @@ def compilable(plain: nn.Module, quick: nn.Module, precision: str) -> nn.Module:
     return quick if precision == "fp32" else half(plain, DTYPES[precision], packed=False)
 
 
-def tried(plain, quick, precision: str, batch: int, size, forwards: int, tell) -> tuple[Ahead | None, dict[str, float]]:
-    """Compiled code where it is faster than `quick`, and seconds of a forward of both; nothing where it cannot pay."""
+def tried(
+    plain, quick, precision: str, batch: int, size, forwards: int, tell, known: dict[str, float]
+) -> tuple[Ahead | None, dict[str, float]]:
+    """Compiled code where it is faster than `quick`, and seconds of a forward of both; nothing where it cannot pay.
+
+    `known` are seconds that were measured already.
+    """
     device, cost = device_of(plain), seconds_to_compile(plain)
     if forwards < FEW or not can_compile(device):
         return None, {}
-    left = forwards * timed({precision: quick}, plain.config, device, batch, size, turns=1)[precision]
+    known = known or timed({precision: quick}, plain.config, device, batch, size, turns=1)
+    left = forwards * known[precision]
     if left < PAYS * cost:
         return None, {}
     tell(f"{forwards:,} forwards are to come, some {left / 60:.0f} minutes: compiling is tried, in about {cost:.0f} s")

@@ -11,7 +11,7 @@ from dit_lab.commands.bench.gpu import bench_gpu
 from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
-from dit_lab.commands.bench.report import Line, keep, machine
+from dit_lab.commands.bench.report import kept, machine
 from dit_lab.commands.bench.running import ALL, bench_run
 from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
 from dit_lab.commands.bench.serving import bench_app
@@ -92,10 +92,3 @@ def bench_command(
         if what in ("forward", "all"):
             lines += bench_udit(batch or 8, field)
     kept(out, what, about, lines)
-
-
-def kept(out: Path | None, what: str, about: dict, lines: list[Line]) -> None:
-    """Write what was found into a folder, where there is one, and say where."""
-    if out is not None:
-        keep(out, what, about, lines)
-        print(f"{out / f'bench-{what}.md'}: {len(lines)} lines")

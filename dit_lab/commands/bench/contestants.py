@@ -101,14 +101,14 @@ def diffusers_step(model: nn.Module, x, y) -> Callable:
 
     scheduler = DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=False)
     scheduler.set_timesteps(50)
-    channels, time = x.shape[1], scheduler.timesteps[20]
-    null = torch.full_like(y, model.config.num_embeds_ada_norm)
+    return lambda: diffusers_guided(model, scheduler, scheduler.timesteps[20], x, y, SCALE)
 
-    def step():
-        doubled = scheduler.scale_model_input(torch.cat([x, x]), time)
-        labels, t = torch.cat([y, null]), repeat(time.to(x.device), "-> b", b=len(doubled))
-        noise = model(doubled.to(model.dtype), timestep=t, class_labels=labels).sample.float()
-        cond, uncond = noise[:, :channels].chunk(2)
-        return scheduler.step(uncond + SCALE * (cond - uncond), time, x).prev_sample
 
-    return step
+def diffusers_guided(model: nn.Module, scheduler, time, x, y, scale: float) -> torch.Tensor:
+    """A scheduler's step from `x: b c h w` at one of its timesteps, guided towards `y: b`: `-> b c h w`."""
+    channels, null = x.shape[1], torch.full_like(y, model.config.num_embeds_ada_norm)
+    doubled = scheduler.scale_model_input(torch.cat([x, x]), time)
+    labels, t = torch.cat([y, null]), repeat(time.to(x.device), "-> b", b=len(doubled))
+    noise = model(doubled.to(model.dtype), timestep=t, class_labels=labels).sample.float()
+    cond, uncond = noise[:, :channels].chunk(2)
+    return scheduler.step(uncond + scale * (cond - uncond), time, x).prev_sample

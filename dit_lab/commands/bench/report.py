@@ -88,6 +88,13 @@ def machine(device: torch.device) -> str:
     return f"{cpu}, torch {torch.__version__}"
 
 
+def kept(folder: Path | None, name: str, about: dict, lines: list, page: Callable | None = None) -> None:
+    """`keep` what was found where there is a folder for it, and say where."""
+    if folder is not None:
+        keep(folder, name, about, lines, page)
+        print(f"{folder / f'bench-{name}.md'}: {len(lines)} lines")
+
+
 def keep(folder: Path, name: str, about: dict, lines: list, page: Callable | None = None) -> None:
     """Write `bench-NAME.json` and `bench-NAME.md` into a folder; `page(name, about, lines)` is what the second says."""
     make_folder(folder)

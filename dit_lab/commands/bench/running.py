@@ -9,11 +9,10 @@ from contextlib import suppress
 from functools import partial
 
 import torch
-from einops import repeat
 from torch import nn
 
 from dit_lab.checkpoints import load
-from dit_lab.commands.bench.contestants import diffusers_model
+from dit_lab.commands.bench.contestants import diffusers_guided, diffusers_model
 from dit_lab.commands.bench.report import Line, compete
 from dit_lab.commands.bench.sampling import relative_error
 from dit_lab.diffusion import generate, process_of, quality, sample
@@ -77,13 +76,8 @@ def their_runs(model: nn.Module, noise, labels) -> Iterator[tuple[str, Callable]
 def walked(model: nn.Module, scheduler, steps: int, x, labels) -> torch.Tensor:
     """A run as diffusers' DiTPipeline takes it, from the noise `x: b c h w` to the sample `b c h w`."""
     scheduler.set_timesteps(steps)
-    channels = x.shape[1]
-    both = torch.cat([labels, torch.full_like(labels, model.config.num_embeds_ada_norm)])
     with model.cache_context("run"):
         for time in scheduler.timesteps:
-            t = repeat(time.to(x.device), "-> b", b=len(both))
-            noise = model(torch.cat([x, x]), timestep=t, class_labels=both).sample[:, :channels]
-            cond, uncond = noise.chunk(2)
-            x = scheduler.step(uncond + GUIDANCE * (cond - uncond), time, x).prev_sample
+            x = diffusers_guided(model, scheduler, time, x, labels, GUIDANCE)
     model._reset_stateful_cache()
     return x

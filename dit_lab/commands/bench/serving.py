@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dit_lab.commands.bench.report import keep, spelt
+from dit_lab.commands.bench.report import kept, spelt
 from dit_lab.commands.bench.tabs import Notes, Tab, alone, config_of, page_part, visit
 
 APP = Path(__file__).parents[3] / "app.py"
@@ -61,9 +61,7 @@ def bench_app(models: tuple[str, ...], clients: int, seconds: float, device: str
     }
     print(f"{'':44}" + "".join(f"{name:>{width}}" for name, width in zip(HEAD[1:], (8, 8, 10, 10), strict=True)))
     print(*rows, *(f"{what}: {value}" for what, value in about.items()), sep="\n")
-    if out is not None:
-        keep(out, "app", about, rows, page)
-        print(f"{out / 'bench-app.md'}: {len(rows)} lines")
+    kept(out, "app", about, rows, page)
 
 
 def load(address: str, config: dict, first: dict, clients: int, seconds: float, notes: Notes) -> None:

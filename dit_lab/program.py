@@ -25,7 +25,7 @@ LESS = {
     "dit_lab bench": "take a smaller --batch",
     **dict.fromkeys((f"dit_lab experiment {name}" for name in ("four-blocks", "ladder", "scaling")), FEWER),
     **dict.fromkeys(("dit_lab experiment causal", "dit_lab experiment gallery"), "ask for fewer --steps"),
-    "dit_lab experiment spectrum": "ask for fewer --samples",
+    **dict.fromkeys(("dit_lab experiment spectrum", "dit_lab search-steps"), "ask for fewer --samples"),
     "dit_lab experiment how-many": "take a smaller --pool and --reference",
     "dit_lab.zoo.check": "ask for fewer --samples and --distance-samples",
     "dit_lab.zoo.judge": "take a smaller --size",

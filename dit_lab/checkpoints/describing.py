@@ -8,7 +8,7 @@ from dit_lab.checkpoints.lookalikes import look_of
 from dit_lab.checkpoints.places import Place
 from dit_lab.checkpoints.reading import CheckpointError, listed
 from dit_lab.checkpoints.told import Told
-from dit_lab.diffusion import objective
+from dit_lab.diffusion import check_own, objective, process_of
 from dit_lab.models import Config
 from dit_lab.program import quoted
 
@@ -18,6 +18,7 @@ WEIGHTS = ("ema", "model")
 LONGEST = 1000  # letters of a class's name
 # Of a checkpoint's training: how long, the decay of the weights' average, which VAE encoder its latents are from.
 MADE = {"trained_steps": int, "ema_decay": float, "encoder_checksum": str}
+QUALITIES = "qualities"  # ways of sampling that are its own, by name (`diffusion.quality`)
 NO_SCHEDULER = (
     "no scheduler says what it was trained for, so it is taken for a DiT's (noise, linear betas); "
     "if it is not, open the folder of its pipeline"
@@ -92,6 +93,16 @@ def named_by(form, place: Place, about: dict, config: Config) -> tuple[list[str]
     if not isinstance(codec := ours.get("codec"), str | None):
         raise CheckpointError(f"its config's codec should be a name, not {quoted(codec)}")
     return texts(ours.get("labels"), config), codec
+
+
+def qualities_of(place: Place, about: dict, config: Config) -> dict:
+    """The checkpoint's own ways of sampling, none in most. Raises CheckpointError on what is no such way."""
+    own = {**about, **place.config}.get(QUALITIES, {})
+    try:
+        check_own(own, process_of(config))
+    except ValueError as error:
+        raise CheckpointError(f"its config's {QUALITIES} cannot be sampled by: {error}") from error
+    return own
 
 
 def is_bare(form, place: Place) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dit_lab.checkpoints import meta_dit
-from dit_lab.checkpoints.describing import WEIGHTS, described, form_of, history, named_by
+from dit_lab.checkpoints.describing import WEIGHTS, described, form_of, history, named_by, qualities_of
 from dit_lab.checkpoints.mapping import converted
 from dit_lab.checkpoints.places import Place, find
 from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
@@ -26,7 +26,8 @@ class Loaded:
 
     `codec_hint` is "pixels", a VAE's folder or hub id, or None where nothing says; `weights` "ema", "model" (as
     trained) or None likewise. `made` is what else is known: any of `describing.MADE`. `note` is for the reader: what
-    was taken for granted because nothing says, and how to say otherwise; "" where there is nothing to tell.
+    was taken for granted because nothing says, and how to say otherwise; "" where there is nothing to tell. `qualities`
+    are ways of sampling that are this checkpoint's own, as `diffusion.quality` takes them.
     """
 
     model: nn.Module
@@ -37,6 +38,7 @@ class Loaded:
     weights: str | None = None
     made: dict = field(default_factory=dict)
     note: str = ""
+    qualities: dict = field(default_factory=dict)
 
 
 def load(
@@ -64,6 +66,7 @@ def load(
         config, note = described(form, place, tensors, about, told, source)
         told.check(config)
         check_process(config)
+        own = qualities_of(place, about, config)
         if form is meta_dit:
             tensors = form.completed(tensors, config)
         model = filled(form, config, tensors, dtype, allow_nonfinite)
@@ -74,7 +77,7 @@ def load(
         raise CheckpointError(named(source, f"could not be read: {error.strerror or error}")) from error
     except (TypeError, IndexError, ArithmeticError) as error:  # values and shapes that no config or DiT has
         raise CheckpointError(named(source, f"its config or tensors make no DiT: {first_line(error)}")) from error
-    return Loaded(model.to(device).eval(), config, labels, codec, source, held, made, note)
+    return Loaded(model.to(device).eval(), config, labels, codec, source, held, made, note, own)
 
 
 def named(source: str, sentence) -> str:

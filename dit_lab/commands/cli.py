@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": Command("commands.evaluate", "evaluate_command", "measure how far its pictures are from real ones"),
     "train-vae": Command("commands.train_vae", "train_vae_command", "train a small VAE on pictures, for encode"),
     "encode": Command("commands.encode", "encode_command", "encode pictures by a VAE, for training on latents"),
+    "search-steps": Command("commands.search_steps", "search_steps_command", "search timesteps for few steps"),
     "convert": Command("commands.convert", "convert_command", "convert a checkpoint between formats"),
     "count": Command("commands.count", "count_command", "count parameters and multiply-accumulates, part by part"),
     "bench": Command("commands.bench", "bench_command", "time models against diffusers', in one process"),

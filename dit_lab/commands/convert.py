@@ -21,6 +21,7 @@ from dit_lab.checkpoints import (
     save,
     udit,
 )
+from dit_lab.checkpoints.describing import QUALITIES
 from dit_lab.checkpoints.meta_run import content_of
 from dit_lab.files import atomic, blank, make_folder, store, store_pickled, writable, write_json
 from dit_lab.models import fold as folded
@@ -127,7 +128,9 @@ def with_folded(loaded: Loaded) -> Loaded:
 
 def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
     """Our folder."""
-    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint, extra=loaded.made)
+    own_ways = {QUALITIES: loaded.qualities} if loaded.qualities else {}
+    extra = loaded.made | own_ways
+    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint, extra=extra)
 
 
 def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:

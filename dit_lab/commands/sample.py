@@ -19,6 +19,7 @@ from dit_lab.diffusion import (
     check_finite,
     chosen,
     from_picture,
+    how_many,
     karras,
     process_of,
     shifted,
@@ -62,8 +63,12 @@ class Walk:
     def guide(self) -> Rescaled | None:
         return None if self.guidance_rescale is None else Rescaled(self.guidance_rescale)
 
-    def spaced(self, process, steps: int) -> int | list[float]:
-        """The steps to take, as many."""
+    def spaced(self, process, steps) -> int | list[float]:
+        """The steps to take, as many. Raises ValueError where they are timesteps already, and spaced anew."""
+        if not isinstance(steps, int):
+            if self.karras or self.shift is not None:
+                raise ValueError("these steps are timesteps of their own: give a number of --steps, or no spacing")
+            return list(steps)
         if self.karras:
             return karras(process, steps)
         return steps if self.shift is None else shifted(process, steps, self.shift)
@@ -88,7 +93,7 @@ def sample_command(
     size: int | tuple[int, int] | None = None,
     seed: int = 0,
     quality: Literal[tuple(QUALITIES)] | None = None,
-    steps: int | None = None,
+    steps: int | tuple[int | float, ...] | None = None,
     sampler: Literal[tuple(SAMPLERS)] | None = None,
     eta: float = 0.0,
     cfg_scale: float = 1.0,
@@ -112,8 +117,9 @@ def sample_command(
         size: Side, or rows and columns, of what is drawn, in pixels of the model's own, latents or pictures, where that
             is not the trained size; a model of latents of 8 pixels takes 64 for pictures of 512.
         seed: Fixes the noise.
-        quality: A sampler and its steps by name, instead of those two: draft, good, or the paper's own.
-        steps: Denoising steps (default: 50).
+        quality: A sampler and its steps by name, instead of those two: draft, good, or the paper's own. Checkpoints may
+            have better ones of their own.
+        steps: Denoising steps (default: 50), or the timesteps themselves, noisiest first.
         sampler: How to step (default: ddim).
         eta: DDIM's noise, 0 (none) to 1 (as much as DDPM).
         cfg_scale: Guidance; 1 is none.
@@ -140,10 +146,10 @@ def sample_command(
     numbers = class_numbers(labels, loaded.labels, loaded.config.num_classes)
     codec = codec_of(loaded, vae, device)
     process = process_of(loaded.config)
-    way = chosen(quality, process, sampler, steps)
+    way = chosen(quality, process, sampler, steps, loaded.qualities)
     model = fast(
         loaded.model, precision=precision, compile=COMPILE[compile], batch=len(labels) * (1 + (cfg_scale != 1)),
-        size=size, forwards=way["steps"], tell=say,
+        size=size, forwards=how_many(way["steps"]), tell=say,
     )  # fmt: skip
     way = walk.begun(
         model, codec, size, sampler=way["sampler"], steps=walk.spaced(process, way["steps"]), seed=seed, eta=eta,
@@ -171,7 +177,6 @@ def sample_command(
 
 def walked(recording: Recording, steps: int | list, told: str) -> torch.Tensor:
     """What a run ends with, `b c h w`, under a bar that says what runs."""
-    total = len(steps) if isinstance(steps, list) else steps
-    for step in tqdm(recording, total=total, unit="step", mininterval=0.5, desc=told):
+    for step in tqdm(recording, total=how_many(steps), unit="step", mininterval=0.5, desc=told):
         sample = step.previous
     return sample

@@ -10,13 +10,15 @@ from dit_lab.diffusion.guides import Rescaled
 from dit_lab.diffusion.ideal import ideal_denoiser, posterior_mean, posterior_weights
 from dit_lab.diffusion.objectives import PROCESSES, objective, process_of
 from dit_lab.diffusion.process import PREDICTIONS, Process
-from dit_lab.diffusion.quality import QUALITIES, chosen, quality
+from dit_lab.diffusion.quality import QUALITIES, check_own, chosen, quality
 from dit_lab.diffusion.sampling import SAMPLERS, Step, generate, sample, samplers_for
+from dit_lab.diffusion.searching import searched
+from dit_lab.diffusion.solvers import how_many
 from dit_lab.diffusion.spacing import karras, shifted
 
 __all__ = [
     "Described", "Diffusion", "Flow", "PREDICTIONS", "PROCESSES", "Process", "QUALITIES", "Rescaled", "SAMPLERS",
-    "SCHEDULES", "SiT", "Step", "Task", "check_finite", "chosen", "described", "from_picture", "generate",
-    "ideal_denoiser", "karras", "loss_by_timestep", "objective", "posterior_mean", "posterior_weights", "process_of",
-    "quality", "sample", "samplers_for", "shifted",
+    "SCHEDULES", "SiT", "Step", "Task", "check_finite", "check_own", "chosen", "described", "from_picture", "generate",
+    "how_many", "ideal_denoiser", "karras", "loss_by_timestep", "objective", "posterior_mean", "posterior_weights",
+    "process_of", "quality", "sample", "samplers_for", "searched", "shifted",
 ]  # fmt: skip

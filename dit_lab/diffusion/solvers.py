@@ -156,6 +156,11 @@ def shortened(process: Process, sampler: str, steps: int | Sequence[int], clip: 
     return process.respaced(steps, first=sampler not in WITHOUT_FIRST)
 
 
+def how_many(steps: int | Sequence[float]) -> int:
+    """The number of steps, where they are a number and where they are timesteps."""
+    return steps if isinstance(steps, int) else len(steps)
+
+
 def picked(process: Process, timesteps: Sequence[float]) -> Process:
     """A process in the `timesteps` named, noisiest first. Raises ValueError on others than it has.
 

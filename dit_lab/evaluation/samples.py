@@ -37,8 +37,8 @@ class Sampling:
     """Pictures, of the classes 0, 1, 2 … in turn (published FIDs: 50,000)."""
     sampler: Literal[tuple(SAMPLERS)] = "ddim"
     """How to step."""
-    steps: int = 50
-    """Denoising steps (the paper: 250 of ddpm)."""
+    steps: int | tuple[int | float, ...] = 50
+    """Denoising steps (the paper: 250 of ddpm), or the timesteps themselves, noisiest first."""
     cfg_scale: float = 1.0
     """Guidance; 1 is none."""
     cfg_channels: int | None = None

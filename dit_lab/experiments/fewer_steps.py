@@ -12,11 +12,11 @@ import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.data import Images, open_data, picture_codec
+from dit_lab.diffusion import searched
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.experiments.fewer_steps_page import tell, timed
 from dit_lab.experiments.kept import NAME, NUMBER, STEP, check_settings, is_object, is_objects
 from dit_lab.experiments.reuse import Reusing
-from dit_lab.experiments.searched import searched
 from dit_lab.experiments.ways import BUDGETS, HELD_OUT, Way, options_of, ways
 from dit_lab.files import atomic, check_fields, make_folder, read_json, writable, write_json
 from dit_lab.models import PRECISION, fast, pick_device

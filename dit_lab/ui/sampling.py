@@ -7,7 +7,7 @@ from contextlib import suppress
 import torch
 
 from dit_lab.data import Autoencoder, Pixels
-from dit_lab.diffusion import Diffusion, Step, check_finite, process_of
+from dit_lab.diffusion import Diffusion, Step, check_finite, how_many, process_of
 from dit_lab.inside import Recording, Trajectory
 from dit_lab.panels import Opened
 from dit_lab.panels.packing import atlas
@@ -34,7 +34,7 @@ def sampling(checkpoints: Checkpoints, settings: dict, made: dict[str, Served]) 
     name = settings.get("checkpoint")
     served = checkpoints.get(name, made)
     labels, options, precision = read(served.config, served.precisions, settings)
-    model, total = served.fast(precision), options["steps"]
+    model, total = served.fast(precision), how_many(options["steps"])
     clip = None if isinstance(served.codec, Pixels) else False
     walk, halted = Walk(served, Recording(model, labels, **options, clip_x0=clip), total), False
     try:

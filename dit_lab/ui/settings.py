@@ -3,7 +3,8 @@
 import math
 import re
 
-from dit_lab.diffusion import process_of, quality, samplers_for
+from dit_lab.diffusion import how_many, process_of, quality, samplers_for
+from dit_lab.diffusion.solvers import picked
 from dit_lab.models import Config
 from dit_lab.panels.asking import choice, real, whole
 from dit_lab.panels.opened import Opened
@@ -30,11 +31,14 @@ def is_square(config: Config) -> bool:
     return isinstance(config.input_size, int)
 
 
-def defaults(config: Config, checkpoint: str) -> dict:
-    """What a page begins with: the quality "good", the knee of quality against time, moderately guided."""
+def defaults(config: Config, checkpoint: str, own: dict | None = None) -> dict:
+    """What a page begins with: the quality "good", the knee of quality against time, moderately guided.
+
+    A checkpoint may have an `own` one (`Loaded.qualities`).
+    """
     return {
         "checkpoint": checkpoint, "labels": [min(FIRST_LABEL, max(config.num_classes - 1, 0))], "seed": 0,
-        **quality("good", process_of(config)), "cfg_scale": FIRST_SCALE if guidable(config) else 1.0,
+        **quality("good", process_of(config), own), "cfg_scale": FIRST_SCALE if guidable(config) else 1.0,
         "cfg_channels": None, "cfg_interval": None, "eta": 0.0,
         "size": config.input_size if is_square(config) else None, "precision": "fp32",
     }  # fmt: skip
@@ -59,7 +63,7 @@ def read(config: Config, precisions: list[str], settings) -> tuple[list[int], di
         raise ValueError(f"Pictures must be from 1 to {MOST_PICTURES}, a label each.")
     labels = [whole("Class", label, 0, config.labels - 1) for label in labels]
     sampler = choice("Sampler", get("sampler"), samplers_for(process_of(config)))
-    options = {"seed": seed(get("seed")), "steps": whole("Steps", get("steps"), 1, MOST_STEPS), "sampler": sampler}
+    options = {"seed": seed(get("seed")), "steps": steps(get("steps"), config), "sampler": sampler}
     if guidable(config):
         options["cfg_scale"] = real("Guidance", get("cfg_scale"), 0, MOST_SCALE)
         if get("cfg_channels") not in blank:
@@ -84,6 +88,19 @@ def seed(value) -> int:
     return int(text)
 
 
+def steps(value, config: Config) -> int | list[float]:
+    """A number of steps, or the timesteps themselves, noisiest first. Raises ValueError."""
+    if not isinstance(value, list):
+        return whole("Steps", value, 1, MOST_STEPS)
+    if not 1 <= len(value) <= MOST_STEPS:
+        raise ValueError(f"Steps must be from 1 to {MOST_STEPS}, or as many timesteps.")
+    try:
+        picked(process_of(config), value)
+    except ValueError as error:
+        raise ValueError(f"S{str(error)[1:]}.") from None
+    return value
+
+
 def interval(value) -> list[float]:
     """Two timesteps in rising order. Raises ValueError."""
     if not isinstance(value, list) or len(value) != 2:
@@ -96,8 +113,9 @@ def interval(value) -> list[float]:
 
 def passes(options: dict, pictures: int) -> int:
     """Forwards of single pictures that a run takes, guided ones twice; an interval is taken to guide throughout."""
-    steps = options["steps"] * (2 if options["sampler"] in TWICE else 1) - (options["sampler"] in TWICE)
-    return steps * pictures * (2 if options.get("cfg_scale", 1.0) != 1 else 1)
+    twice = options["sampler"] in TWICE
+    asked = how_many(options["steps"]) * (2 if twice else 1) - twice
+    return asked * pictures * (2 if options.get("cfg_scale", 1.0) != 1 else 1)
 
 
 def begin(run: dict | None) -> dict:
@@ -117,13 +135,13 @@ def settings_of(opened: Opened) -> dict:
     run, options, first = opened.trajectory, opened.trajectory.options, defaults(opened.config, opened.source)
     told = {name: options[name] for name in ("cfg_scale", "cfg_channels", "cfg_interval", "eta", "size")}
     known = {each["name"] for each in samplers(opened.config)}
+    asked = getattr(opened, "options", options)["steps"]  # of a run that was stopped, all that were to be taken
+    taken = asked[: len(run.t)] if isinstance(asked, list) else len(run.t)
     told |= {"sampler": options["sampler"] if options["sampler"] in known else first["sampler"]}
-    return (
-        first | told | {"labels": list(run.labels)[:MOST_PICTURES], "seed": options["seed"] or 0, "steps": len(run.t)}
-    )
+    return first | told | {"labels": list(run.labels)[:MOST_PICTURES], "seed": options["seed"] or 0, "steps": taken}
 
 
 def kept_bytes(config: Config, options: dict, pictures: int) -> int:
     """What a run keeps: x_t, x0 and eps of every step in fp32."""
     size = config.size if "size" not in options else (options["size"],) * 2
-    return 4 * 3 * options["steps"] * pictures * config.in_channels * math.prod(size)
+    return 4 * 3 * how_many(options["steps"]) * pictures * config.in_channels * math.prod(size)

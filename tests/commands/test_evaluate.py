@@ -409,6 +409,18 @@ def test_a_quality_is_written_down_as_its_sampler_and_steps_and_refused_beside_o
         evaluate_command(str(home / "model"), Sampling(**FEW), DIGITS, out=home / "both", quality="draft")
 
 
+def test_timesteps_of_ones_own_draw_samples_that_are_written_down_and_gone_on_with(home):
+    result = evaluate(home, "timesteps", steps=(900, 300))
+    assert result["samples"]["steps"] in ((900, 300), [900, 300]) and lines(home / "timesteps")[0]["samples"][
+        "steps"
+    ] == [900, 300]
+    before = contents(home / "timesteps")
+    evaluate(home, "timesteps", steps=[900, 300])
+    assert all(contents(home / "timesteps")[name] == file for name, file in before.items() if name.startswith("batch"))
+    with pytest.raises(ValueError, match="has samples of"):
+        evaluate(home, "timesteps", steps=(900, 301))
+
+
 def test_a_model_without_classes_is_evaluated_without_guidance_and_agreement(home):
     model = stirred("DiT-nano/4", in_channels=1, input_size=8, num_classes=0, depth=1, dim=16, heads=2)
     save(home / "classless", model, codec_hint="pixels")

@@ -151,3 +151,25 @@ def test_where_no_encoder_is_there_no_picture_is_begun_with(files):
         given_picture(files[0], None, FalseColours(), 4, (4, 4))
     with pytest.raises(ValueError, match="this model draws 4 channels, which no picture has"):
         given_picture(files[0], None, Pixels(), 4, (8, 8))
+
+
+def test_timesteps_of_ones_own_are_walked_and_not_spaced_anew(command, tmp_path):
+    source, model = kept(tmp_path)
+    trace = tmp_path / "run.safetensors"
+    options = ["--sampler", "unipc", "--steps", 900, 400.5, 20]
+    drawn(command, source, tmp_path / "a.png", *options, "--trace", trace)
+    run = Trajectory.load(trace)
+    assert run.t == [900, 400.5, 20] and run.sample.equal(generate(model, [3], sampler="unipc", steps=[900, 400.5, 20]))
+    for spacing in (["--karras"], ["--shift", 3]):
+        code, _, told = command("sample", source, "--labels", 3, "--out", tmp_path / "b.png", *options, *spacing)
+        assert code == 2 and "timesteps of their own" in told and not (tmp_path / "b.png").exists()
+
+
+def test_a_quality_of_the_checkpoints_own_is_taken(command, tmp_path):
+    _, model = kept(tmp_path)
+    way, trace = dict(sampler="dpmpp", steps=[999, 300]), tmp_path / "run.safetensors"
+    source = save(tmp_path / "own", model, codec_hint="pixels", extra={"qualities": {"draft": way}})
+    drawn(command, source, tmp_path / "a.png", "--quality", "draft", "--trace", trace)
+    assert Trajectory.load(trace).t == [999, 300]
+    drawn(command, source, tmp_path / "a.png", "--quality", "good", "--trace", trace)
+    assert len(Trajectory.load(trace).t) == 14

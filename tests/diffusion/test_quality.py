@@ -3,7 +3,7 @@
 import pytest
 from shared import random_model
 
-from dit_lab.diffusion import QUALITIES, chosen, generate, process_of, quality
+from dit_lab.diffusion import QUALITIES, check_own, chosen, generate, how_many, process_of, quality
 from dit_lab.diffusion.objectives import PROCESSES, objective
 from dit_lab.models import Config
 
@@ -54,3 +54,43 @@ def test_without_a_quality_it_is_50_steps_of_ddim_or_what_is_given():
 def test_a_quality_beside_a_sampler_or_steps_is_refused_and_neither_ignored(given):
     with pytest.raises(ValueError, match="leave out either it or them"):
         chosen("good", process_of(Config()), *given)
+
+
+OWN = {"draft": dict(sampler="unipc", steps=[999, 400, 20])}
+
+
+def test_a_checkpoints_own_way_comes_before_that_for_all_and_what_it_lacks_stays():
+    model = random_model()
+    process = process_of(model.config)
+    assert quality("draft", process, OWN) == chosen("draft", process, None, None, OWN) == OWN["draft"]
+    assert quality("good", process, OWN) == quality("good", process)
+    assert quality("draft", process, OWN, sampler="ddim", steps=9) == dict(sampler="ddim", steps=9)
+    check_own(OWN, process)
+    drawn = generate(model, [1], **quality("draft", process, OWN))
+    assert drawn.equal(generate(model, [1], sampler="unipc", steps=[999, 400, 20]))
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ([], "must be ways by name, of draft, good, paper"),
+        ({"best": OWN["draft"]}, "must be ways by name"),
+        ({"draft": 6}, "the quality draft must be a sampler and its steps"),
+        ({"draft": dict(sampler="unipc")}, "the quality draft must be a sampler and its steps"),
+        ({"draft": dict(sampler="sheep", steps=6)}, "has no sampler of this model: 'sheep'"),
+        ({"draft": dict(sampler="unipc", steps=[20, 999])}, "falling timesteps"),
+        ({"draft": dict(sampler="unipc", steps=0)}, "steps must be a whole number"),
+    ],
+)
+def test_own_ways_that_cannot_be_walked_are_refused(own, told):
+    with pytest.raises(ValueError, match=told):
+        check_own(own, process_of(Config()))
+
+
+def test_an_own_way_of_a_flow_has_no_ancestral_steps():
+    with pytest.raises(ValueError, match="has no sampler of this model: 'ddpm'"):
+        check_own({"paper": dict(sampler="ddpm", steps=250)}, process_of(Config(**objective("flow"))))
+
+
+def test_steps_are_counted_as_a_number_and_as_timesteps():
+    assert how_many(14) == 14 and how_many([999, 20]) == how_many((999, 20)) == 2

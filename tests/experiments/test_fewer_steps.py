@@ -12,7 +12,6 @@ from dit_lab.diffusion import generate
 from dit_lab.experiments import fewer_steps
 from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real
 from dit_lab.experiments.reuse import Reusing, computed, forecast
-from dit_lab.experiments.searched import searched, spacings
 from dit_lab.experiments.ways import Way, ways
 
 
@@ -45,27 +44,6 @@ def test_where_guidance_begins_or_ends_the_network_is_asked_anew():
     reusing = Reusing(model, every=5, order=0)
     generate(reusing, [1, 2], steps=10, cfg_scale=2.0, cfg_interval=(300, 700))
     assert reusing.asked > 0
-
-
-def test_searched_timesteps_are_no_worse_than_even_ones(monkeypatch):
-    monkeypatch.setattr("dit_lab.experiments.searched.NOISES", 2)
-    monkeypatch.setattr("dit_lab.experiments.searched.REFERENCE", 20)
-    model = random_model()
-    found, error, even = searched(model, "dpmpp", 4, rounds=1)
-    assert len(found) == 4 and found == sorted(found, reverse=True) and found[-1] > 0
-    assert error <= even
-    again = generate(model, [0, 1], sampler="dpmpp", steps=found)
-    assert again.isfinite().all()
-
-
-@pytest.mark.parametrize("steps", [1, 2, 4, 10, 50])
-def test_known_spacings_fall_and_can_be_walked(steps):
-    model = random_model()
-    from dit_lab.diffusion import process_of
-
-    for made in spacings(process_of(model.config), steps):
-        assert len(made) == steps and all(high > low for high, low in zip(made, made[1:], strict=False))
-        assert made[-1] > 0 and made[0] == 999
 
 
 def test_every_way_has_a_name_of_its_own():

@@ -14,17 +14,18 @@ from dit_lab.models import config_of
 from dit_lab.panels import Opened
 from dit_lab.ui.settings import MOST_BYTES, defaults, guidable, kept_bytes, passes, read, samplers, settings_of
 
-CONFIGS = {name: config_of(read_json(path / "config.json")["model"]) for name, path in zoo().items()}
+ABOUT = {name: read_json(path / "config.json") for name, path in zoo().items()}
+CONFIGS = {name: config_of(about["model"]) for name, about in ABOUT.items()}
 SQUARE = random_model(input_size=16).config
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_a_page_begins_with_can_be_run_and_is_the_quality_that_was_measured(name):
-    config = CONFIGS[name]
-    first = defaults(config, name)
+    config, own = CONFIGS[name], ABOUT[name].get("qualities")
+    first = defaults(config, name, own)
     labels, options, precision = read(config, ["fp32"], first)
     assert labels == [7] and precision == "fp32" and first["checkpoint"] == name
-    assert {key: options[key] for key in ("sampler", "steps")} == quality("good", process_of(config))
+    assert {key: options[key] for key in ("sampler", "steps")} == quality("good", process_of(config), own)
     assert options.get("cfg_scale", 1.0) == (2.0 if guidable(config) else 1.0)
     assert [each["name"] for each in samplers(config)] == samplers_for(process_of(config))
 
@@ -38,7 +39,28 @@ def test_a_model_without_classes_or_null_label_or_with_two_sides_is_asked_for_no
 HOSTILE = {
     "labels": [None, [], [5.5], [6], [-1], ["1"], [True], [1] * 17, "1", 1, [[1]], {"0": 1}, [float("nan")]],
     "seed": [None, -1, 1.5, "", "x", "1e3", 2**63, "9" * 400, True, [1], {}],
-    "steps": [None, 0, -3, 1001, 2.5, "9", float("nan"), float("inf"), [1], True],
+    "steps": [
+        None,
+        0,
+        -3,
+        1001,
+        2.5,
+        "9",
+        float("nan"),
+        float("inf"),
+        True,
+        [],
+        [3, 900],
+        [9, 9],
+        [1000],
+        [-1],
+        ["9"],
+        [True],
+        [None],
+        [[9]],
+        [float("nan")],
+        [1] * 1001,
+    ],
     "sampler": [None, "", "euler ", 3, ["ddim"], "__class__", "x" * 10**6],
     "cfg_scale": [None, -1, 21, float("nan"), "2", [2], True],
     "cfg_channels": [0, 4, 1.5, "1", [1]],
@@ -93,7 +115,21 @@ def test_the_settings_of_a_run_that_was_brought_make_it_again():
     again = record(model, labels, **options)
     assert settings["checkpoint"] == "x" and torch.equal(again.sample, run.sample)
     few = settings_of(Opened(record(model, [1], steps=[900, 500, 3]), model, Pixels()))
-    assert few["steps"] == 3 and read(model.config, ["fp32"], few)
+    assert few["steps"] == [900, 500, 3] and read(model.config, ["fp32"], few)[1]["steps"] == [900, 500, 3]
+
+
+def test_timesteps_of_ones_own_cost_and_keep_what_so_many_even_steps_do():
+    own = dict(sampler="unipc", steps=[999, 632, 444, 28], cfg_scale=2.0)
+    even = own | {"steps": 4}
+    assert passes(own, 3) == passes(even, 3) == 24 and kept_bytes(SQUARE, own, 3) == kept_bytes(SQUARE, even, 3)
+    assert read(SQUARE, ["fp32"], defaults(SQUARE, "x") | own)[1]["steps"] == own["steps"]
+
+
+def test_a_stopped_run_of_timesteps_of_its_own_says_those_that_it_took():
+    model = random_model()
+    opened = Opened(record(model, [1], steps=[900, 500]), model, Pixels())
+    opened.options = opened.trajectory.options | {"steps": [900, 500, 3]}
+    assert settings_of(opened)["steps"] == [900, 500]
 
 
 def test_a_u_dits_settings_are_read_like_a_dits():

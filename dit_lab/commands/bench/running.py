@@ -15,7 +15,7 @@ from dit_lab.checkpoints import load
 from dit_lab.commands.bench.contestants import diffusers_guided, diffusers_model
 from dit_lab.commands.bench.report import Line, compete
 from dit_lab.commands.bench.sampling import relative_error
-from dit_lab.diffusion import generate, process_of, quality, sample
+from dit_lab.diffusion import generate, how_many, process_of, quality, sample
 from dit_lab.models import fast
 
 PICTURES, STEPS, FEW, ALL, GUIDANCE = 8, 50, 14, 1000, 2.0
@@ -27,11 +27,12 @@ BRANCHES = r"transformer_blocks\.\d+\.(attn1|ff)"  # which TaylorSeer's own patt
 @torch.no_grad()
 def bench_run(name: str, rounds: int, device: torch.device) -> list[Line]:
     """A line a way to draw `PICTURES` pictures with a checkpoint, ours in fp32 by `STEPS` of DDIM first."""
-    model = load(name, device=device).model
+    loaded = load(name, device=device)
+    model = loaded.model
     labels = [number % model.config.num_classes for number in range(PICTURES)]
     drawn = partial(generate, labels=labels, cfg_scale=GUIDANCE, seed=0, clip_x0=False)
     exact = drawn(model, sampler="ddim", steps=ALL)
-    calls = our_runs(model, drawn)
+    calls = our_runs(model, drawn, loaded.qualities)
     if model.config.prediction == "eps" and model.config.schedule == "linear":  # what diffusers' pipeline is for
         noise = next(sample(model, labels, steps=2, seed=0)).x
         with suppress(ImportError):
@@ -40,11 +41,13 @@ def bench_run(name: str, rounds: int, device: torch.device) -> list[Line]:
     return compete(f"{name}, {PICTURES} guided pictures", calls, rounds, device, errors=errors)
 
 
-def our_runs(model: nn.Module, drawn: Callable) -> dict[str, Callable]:
+def our_runs(model: nn.Module, drawn: Callable, own: dict) -> dict[str, Callable]:
     """Ours: in fp32, fast, and fast by the qualities by name, but the paper's, whose steps draw noise of their own."""
     quick, plain = fast(model, batch=2 * PICTURES), dict(sampler="ddim", steps=STEPS)
-    named = {name: quality(name, process_of(model.config)) for name in ("good", "draft")}
-    ways = {f"DDIM {STEPS}": plain} | {f"{name} ({way['sampler']} {way['steps']})": way for name, way in named.items()}
+    named = {name: quality(name, process_of(model.config), own) for name in ("good", "draft")}
+    ways = {f"DDIM {STEPS}": plain} | {
+        f"{name} ({way['sampler']} {how_many(way['steps'])})": way for name, way in named.items()
+    }
     found = {f"dit_lab, fp32, DDIM {STEPS}": partial(drawn, model, **plain)}
     for told, way in ways.items():
         found[f"dit_lab, fast, {quick.speed.precision}, {told}"] = partial(drawn, quick, **way)

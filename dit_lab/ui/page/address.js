@@ -25,7 +25,7 @@ export function read(hash = location.hash) {
     const text = told.get(name);
     if (text === null) return null;
     if (name === "labels" || name === "cfg_interval") return text.split(",").map(Number);
-    if (name === "size" && text.includes(",")) return text.split(",").map(Number);
+    if ((name === "size" || name === "steps") && text.includes(",")) return text.split(",").map(Number);
     if (name === "head" && /^\d+$/.test(text)) return Number(text);
     return TEXTS.has(name) ? text : Number(text);
   };

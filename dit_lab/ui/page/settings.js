@@ -13,7 +13,7 @@ const FORM = `
       <label class="lab-check" data-of="each"><input data-name="each" type="checkbox" /> <span>a class each, from this one on</span></label>
       <div class="lab-two">
         <label><span><abbr data-term="sampler">Sampler</abbr></span> <select data-name="sampler"></select><small data-sampler-note></small></label>
-        <label>Steps <input data-name="steps" type="number" min="1" max="1000" step="1" /><small>from noise to picture</small></label>
+        <label>Steps <input data-name="steps" type="number" min="1" max="1000" step="1" /><small data-steps-note></small></label>
       </div>
       <label data-of="guidance"><span><abbr data-term="guidance">Guidance</abbr></span> <input data-name="cfg_scale" type="number" min="0" max="20" step="0.5" /><small>1: none. Higher follows the class more, at two passes a step.</small></label>
       <details>
@@ -44,7 +44,7 @@ export function createSettings({ element, lab, sample, stop, changed }) {
   const field = Object.fromEntries([...form.querySelectorAll("[data-name]")].map((node) => [node.dataset.name, node]));
   const find = (name) => form.querySelector("[data-" + name + "]");
   const shown = (of, there) => form.querySelectorAll(`[data-of="${of}"]`).forEach((node) => (node.hidden = !there));
-  let about = null;
+  let about = null, timesteps = null; // those that a checkpoint or a run has of its own: with a sampler, instead of even ones
 
   const className = (label) => (label === about.classes.length ? "no class" : about.classes[label] ?? String(label));
   const said = (label) => (className(label) === String(label) ? String(label) : className(label) + " (" + label + ")");
@@ -60,7 +60,11 @@ export function createSettings({ element, lab, sample, stop, changed }) {
   };
   const numberOf = (name) => (field[name].value.trim() === "" ? null : Number(field[name].value));
 
+  const own = () => timesteps && timesteps.sampler === field.sampler.value && timesteps.steps.length === numberOf("steps");
+  const rounded = (t) => String(Number(Number(t).toPrecision(4)));
+
   const notes = () => {
+    find("steps-note").textContent = own() ? "at timesteps " + timesteps.steps.slice(0, 8).map(rounded).join(", ") + (timesteps.steps.length > 8 ? " …" : "") : "even, from noise to picture";
     const chosen = about.samplers.find((each) => each.name === field.sampler.value);
     const word = lab.make("abbr", "", chosen?.title);
     word.dataset.term = chosen?.name;
@@ -89,6 +93,8 @@ export function createSettings({ element, lab, sample, stop, changed }) {
     field.count.value = labels.length;
     field.each.checked = new Set(labels).size > 1;
     for (const name of ["seed", "steps", "sampler", "cfg_scale", "cfg_channels", "eta", "size", "precision"]) field[name].value = first[name] ?? "";
+    timesteps = Array.isArray(first.steps) ? { sampler: first.sampler, steps: first.steps } : null;
+    if (timesteps) field.steps.value = timesteps.steps.length;
     [field.low.value, field.high.value] = first.cfg_interval ?? ["", ""];
     if (about.sizes) find("size-note").textContent = "side; trained at " + about.sizes.trained;
     notes();
@@ -102,7 +108,7 @@ export function createSettings({ element, lab, sample, stop, changed }) {
     const labels = Array.from({ length: Math.max(1, Math.min(count || 0, 99)) }, (_, i) => (field.each.checked && count > 1 && label < last ? (label + i) % last : label));
     const interval = [numberOf("low"), numberOf("high")];
     return {
-      checkpoint: about.name, labels, seed: field.seed.value.trim(), steps: numberOf("steps"), sampler: field.sampler.value,
+      checkpoint: about.name, labels, seed: field.seed.value.trim(), steps: own() ? timesteps.steps : numberOf("steps"), sampler: field.sampler.value,
       cfg_scale: about.guidable ? numberOf("cfg_scale") : 1, cfg_channels: about.guidable ? numberOf("cfg_channels") : null,
       cfg_interval: interval.some((end) => end !== null) && about.guidable ? [interval[0] ?? 0, interval[1] ?? 1000] : null,
       eta: about.etaSamplers.includes(field.sampler.value) ? numberOf("eta") ?? 0 : 0,

@@ -4,11 +4,15 @@ Coordinate descent on the error of the final x0 against many steps from the same
 solver's coefficients as well (ICoD and others); here it is the timesteps alone, which are its most valuable part.
 """
 
+from collections.abc import Callable
+
 import torch
 
-from dit_lab.diffusion import Process, generate, process_of
+from dit_lab.diffusion.gaussian import Diffusion
+from dit_lab.diffusion.objectives import process_of
+from dit_lab.diffusion.process import Process, check_steps
+from dit_lab.diffusion.sampling import generate
 from dit_lab.diffusion.solvers import log_snr
-from dit_lab.inside.causal import rms
 
 NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged
 REFERENCE = 200
@@ -16,23 +20,39 @@ ROUNDS = 3
 MOVES = -0.5, -0.25, 0.25, 0.5  # of the way to the neighbour
 
 
-def searched(model, sampler: str, steps: int, rounds: int = ROUNDS, **options) -> tuple[list[int], float, float]:
+def searched(
+    model,
+    sampler: str,
+    steps: int,
+    *,
+    rounds: int = ROUNDS,
+    noises: int = NOISES,
+    tried: Callable | None = None,
+    **options,
+) -> tuple[list[int], float, float]:
     """Timesteps of a walk of `steps`, noisiest first, its error, and that of even steps; `options` are `sample`'s.
 
-    It begins at the best of a few known spacings: even, quadratic, even in log SNR, EDM's.
+    It begins at the best of a few known spacings: even, quadratic, even in log SNR, EDM's. After each walk `tried` is
+    called with the least error so far. Raises ValueError on a flow, whose timesteps are not whole.
     """
-    labels = [number % model.config.num_classes for number in range(NOISES)]
+    process = process_of(model.config)
+    if not isinstance(process, Diffusion):
+        raise ValueError("timesteps are searched for diffusions; a flow's can be shifted, or Karras'")
+    check_steps(steps, 100)
+    labels = [number % max(model.config.num_classes, 1) for number in range(noises)]
     draw = lambda walk: generate(model, labels, sampler=sampler, seed=SEED, steps=walk, **options)
     goal = draw(REFERENCE)
-    tried: dict[tuple, float] = {}
+    errors: dict[tuple, float] = {}
 
     def error(timesteps) -> float:
-        if (key := tuple(timesteps)) not in tried:
-            tried[key] = rms(draw(list(key)) - goal).item()
-        return tried[key]
+        if (key := tuple(timesteps)) not in errors:
+            errors[key] = rms(draw(list(key)) - goal)
+            if tried:
+                tried(min(errors.values()))
+        return errors[key]
 
-    even = rms(draw(steps) - goal).item()
-    best = min(spacings(process_of(model.config), steps), key=error)
+    even = rms(draw(steps) - goal)
+    best = min(spacings(process, steps), key=error)
     for _ in range(rounds):
         before = best
         for place in range(1, steps):
@@ -40,6 +60,11 @@ def searched(model, sampler: str, steps: int, rounds: int = ROUNDS, **options) -
         if best == before:
             break
     return best, error(best), even
+
+
+def rms(x: torch.Tensor) -> float:
+    """The root mean square of `x: b c h w`."""
+    return x.square().mean().sqrt().item()
 
 
 def moved(timesteps: list[int], place: int) -> list[list[int]]:

@@ -1,0 +1,78 @@
+"""`python -m dit_lab search-steps`: timesteps at which few steps of a model come near to what many would draw."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm.auto import tqdm
+
+from dit_lab.checkpoints import Told, load
+from dit_lab.checkpoints.describing import QUALITIES
+from dit_lab.checkpoints.own import JSON, NAME
+from dit_lab.data import Pixels, codec_of
+from dit_lab.diffusion import SAMPLERS, searched
+from dit_lab.files import read_json, writable, write_json
+from dit_lab.models import PRECISION, fast, pick_device
+
+
+def search_steps_command(
+    checkpoint: str,
+    /,
+    told: Annotated[Told, tyro.conf.arg(name="")] = Told(),  # noqa: B008
+    *,
+    steps: int = 6,
+    sampler: Literal[tuple(SAMPLERS)] = "unipc",
+    cfg_scale: float = 2.0,
+    samples: int = 64,
+    keep_as: Literal["draft", "good"] | None = None,
+    weights: Literal["ema", "model"] = "ema",
+    vae: str | None = None,
+    device: str = "auto",
+    precision: PRECISION = "fp32",
+) -> None:
+    """Search timesteps for a model by trying: from the same noises, the nearest to what 200 steps draw.
+
+    Args:
+        checkpoint: A zoo name such as cifar10, a checkpoint's folder or file, or a hub id.
+        told: What the checkpoint's file may not say of its model.
+        steps: How many timesteps.
+        sampler: How to step.
+        cfg_scale: Guidance; 1 is none. Those found with 2 do well without and with 4 too (docs/results/fewer_steps.md).
+        samples: So many are drawn at each try, of the classes in turn.
+        keep_as: Write them into the checkpoint's config.json, a folder of our own, as its draft or good quality, which
+            the commands, Python and the app then take.
+        weights: Which weights of a training checkpoint that holds both.
+        vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
+        device: cpu, cuda, mps, or auto.
+        precision: What the blocks compute in.
+    """
+    place = own_json(checkpoint) if keep_as else None
+    device = pick_device(device)
+    loaded = load(checkpoint, weights=weights, device=device, **asdict(told))
+    if cfg_scale != 1 and not loaded.config.num_classes:
+        raise ValueError(f"{loaded.source} has no classes, so it cannot be guided: give --cfg-scale 1")
+    model = fast(loaded.model, precision=precision, batch=samples * (1 + (cfg_scale != 1)))
+    clip = None if isinstance(codec_of(loaded, vae, device), Pixels) else False
+    with tqdm(desc=f"walks of {steps} steps", unit="walk") as bar:
+        found, error, even = searched(
+            model, sampler, steps, noises=samples, tried=lambda nearest: bar.update() or bar.set_postfix(error=nearest),
+            cfg_scale=cfg_scale, clip_x0=clip,
+        )  # fmt: skip
+    print(f"--sampler {sampler} --steps {' '.join(map(str, found))}")
+    print(f"as far from 200 steps, in root mean square: {error:.4f}; {steps} even steps: {even:.4f}")
+    if place:
+        about = read_json(place)
+        about[QUALITIES] = loaded.qualities | {keep_as: {"sampler": sampler, "steps": found}}
+        write_json(place, about)
+        print(f"{place}: kept as its quality {keep_as}")
+
+
+def own_json(checkpoint: str) -> Path:
+    """The config.json of a checkpoint's folder. Raises ValueError where it is not one of ours, or cannot be written."""
+    path = Path(checkpoint) / JSON
+    about = read_json(path) if path.is_file() else None
+    if not isinstance(about, dict) or about.get("format") != NAME:
+        raise ValueError(f"{checkpoint} is no folder of dit_lab's format, which could keep them: convert it first")
+    writable(path)
+    return path

@@ -1,0 +1,73 @@
+"""`search-steps`: timesteps that come nearer than even ones are told, and kept where a checkpoint can keep them."""
+
+import json
+
+import pytest
+from shared import stirred
+
+from dit_lab.checkpoints import CheckpointError, load, save
+from dit_lab.diffusion import generate, process_of, quality
+
+SHAPE = dict(dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
+QUICK = ["--samples", 2, "--steps", 3, "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("dit_lab.diffusion.searching.REFERENCE", 20)
+    extra = {"trained_steps": 5, "qualities": {"good": dict(sampler="ddim", steps=9)}}
+    return save(tmp_path / "model", stirred("DiT-nano/4", **SHAPE), codec_hint="pixels", extra=extra)
+
+
+def test_what_is_found_is_said_as_options_of_sample_with_its_error(command, folder):
+    before = (folder / "config.json").read_bytes()
+    code, told, _ = command("search-steps", folder, *QUICK)
+    assert code == 0 and "--sampler unipc --steps 999 " in told and "3 even steps:" in told
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_kept_it_is_the_quality_that_loading_it_gives_and_all_else_stays(command, folder):
+    before = json.loads((folder / "config.json").read_text())
+    code, told, complaint = command("search-steps", folder, *QUICK, "--keep-as", "draft")
+    assert code == 0 and "kept as its quality draft" in told, complaint
+    after = json.loads((folder / "config.json").read_text())
+    draft = after["qualities"].pop("draft")
+    assert after == before and draft["sampler"] == "unipc" and len(draft["steps"]) == 3
+    loaded = load(folder)
+    assert loaded.qualities == {"good": dict(sampler="ddim", steps=9), "draft": draft}
+    way = quality("draft", process_of(loaded.config), loaded.qualities)
+    assert way == draft and generate(loaded.model, [1], **way).isfinite().all()
+
+
+def test_converting_keeps_a_checkpoints_own_qualities(command, folder, tmp_path):
+    assert command("convert", folder, tmp_path / "other", "--to", "dit_lab")[0] == 0
+    assert load(tmp_path / "other").qualities == load(folder).qualities != {}
+
+
+def test_before_any_work_a_file_that_cannot_keep_them_is_refused(command, folder, tmp_path):
+    assert command("convert", folder, tmp_path / "a.pt", "--to", "meta_dit")[0] == 0
+    for source in (tmp_path / "a.pt", "mnist", tmp_path / "nowhere"):
+        code, _, told = command("search-steps", source, *QUICK, "--keep-as", "draft")
+        assert code == 2 and "no folder of dit_lab's format, which could keep them: convert it first" in told
+
+
+def test_a_flow_and_guidance_without_classes_are_refused_in_a_sentence(command, tmp_path):
+    flow = dict(schedule="flow", prediction="velocity", learned_variance=False)
+    source = save(tmp_path / "flow", stirred("DiT-nano/4", **SHAPE | flow), codec_hint="pixels")
+    code, _, told = command("search-steps", source, *QUICK)
+    assert code == 2 and "timesteps are searched for diffusions" in told
+    source = save(tmp_path / "plain", stirred("DiT-nano/4", **SHAPE | {"num_classes": 0}), codec_hint="pixels")
+    code, _, told = command("search-steps", source, *QUICK)
+    assert code == 2 and "cannot be guided: give --cfg-scale 1" in told
+
+
+@pytest.mark.parametrize("own", [7, {"best": {}}, {"draft": dict(sampler="unipc", steps=[1, 2])}, {"draft": [999]}])
+def test_a_file_whose_qualities_cannot_be_sampled_by_is_refused_when_it_is_loaded(own, tmp_path):
+    save(tmp_path / "model", stirred("DiT-nano/4", **SHAPE), codec_hint="pixels", extra={"qualities": own})
+    with pytest.raises(CheckpointError, match="its config's qualities cannot be sampled by"):
+        load(tmp_path / "model")
+
+
+def test_those_of_colour_ship_with_the_model_and_those_of_the_digits_are_for_all():
+    assert {len(way["steps"]) for way in load("cifar10").qualities.values()} == {4, 6}
+    assert load("mnist").qualities == {}

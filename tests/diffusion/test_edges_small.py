@@ -1,0 +1,130 @@
+"""Small promises of the processes and samplers, at the ends of what may be asked for."""
+
+import numpy as np
+import pytest
+import torch
+from shared import random_model
+
+from dit_lab.diffusion import Diffusion, Flow, from_picture, generate, loss_by_timestep, process_of, sample
+from dit_lab.diffusion.checks import whole_labels
+from dit_lab.diffusion.solvers import picked
+
+DIFFUSION, FLOW = Diffusion.named("linear", "eps"), Flow()
+GENERATOR = lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "process, spread", [(DIFFUSION, "uniform"), (FLOW, "uniform"), (FLOW, "logit_normal")], ids=str
+)
+def test_where_a_batch_is_trained_follows_its_own_generator_and_no_other(process, spread):
+    torch.manual_seed(1)
+    first = process.times(64, GENERATOR(), spread)
+    torch.manual_seed(2)
+    assert first.equal(process.times(64, GENERATOR(), spread)) and not first.equal(
+        process.times(64, GENERATOR(1), spread)
+    )
+
+
+def test_without_the_first_timestep_one_step_fewer_can_be_asked_for():
+    assert len(DIFFUSION.respaced(999, first=False).timesteps) == 999
+    with pytest.raises(ValueError, match="from 1 to 999, not 1000"):
+        DIFFUSION.respaced(1000, first=False)
+    with pytest.raises(ValueError, match="from 1 to 1000, not 1001"):
+        DIFFUSION.respaced(1001)
+
+
+@pytest.mark.parametrize("timesteps", [["9", 500], [500, "9"], [True, 500], [500, None]])
+def test_timesteps_of_which_one_is_no_number_are_refused(timesteps):
+    for process in (DIFFUSION, FLOW):
+        with pytest.raises(ValueError, match="timesteps"):
+            picked(process, timesteps[::-1])
+
+
+def test_of_a_process_with_gaps_whole_timesteps_between_are_walked_too():
+    gaps = DIFFUSION.respaced(10)
+    assert 500 not in gaps.timesteps
+    between = picked(gaps, [999, 500, 0])
+    assert between.timesteps.tolist() == [0, 500, 999]
+    low, high = (max(t for t in gaps.timesteps if t < 500), min(t for t in gaps.timesteps if t > 500))
+    level = lambda t: DIFFUSION.levels(int(t))[0]
+    assert level(high) < between.levels(1)[0] < level(low)
+
+
+def test_an_uneven_flow_can_be_picked_from_anew_and_says_where_it_lies():
+    uneven = FLOW.picked([1000, 400, 100])
+    assert uneven.picked([900, 300]).timesteps.tolist() == [300, 900]
+    with pytest.raises(ValueError, match="from 1000, noise, towards 0, the picture"):
+        uneven.picked([300, 900])
+
+
+@pytest.mark.parametrize("null, last", [(True, 10), (False, 9)])
+def test_the_last_label_is_the_null_label_or_where_there_is_none_the_last_class(null, last):
+    assert whole_labels(np.array([0, last]), 10, null) == [0, last]
+    what = "the null label" if null else "this model has no null label"
+    with pytest.raises(ValueError, match=rf"from 0 to {last} \({what}\), not {last + 1}"):
+        whole_labels([last + 1], 10, null)
+
+
+def test_labels_become_whole_numbers_of_python():
+    assert all(type(label) is int for label in whole_labels([np.int64(3), np.uint8(4)], 10))
+
+
+def test_guidance_within_one_timestep_alone_is_guided_there():
+    steps = list(sample(random_model(), [1], steps=[900, 500, 20], cfg_scale=3.0, cfg_interval=(500, 500)))
+    assert [step.eps_uncond is not None for step in steps] == [False, True, False]
+
+
+def test_a_model_without_a_null_label_is_not_guided():
+    with pytest.raises(ValueError, match="without a null label, so it cannot be guided"):
+        sample(random_model(null_label=False), [1], cfg_scale=2.0)
+    with pytest.raises(ValueError, match="without a null label, so it cannot be guided"):
+        sample(random_model(null_label=False), [1], cfg_scale=2)
+
+
+def test_the_loss_at_a_timestep_follows_its_seeds_and_nothing_else():
+    model = random_model()
+    x0, y = torch.randn(5, model.config.in_channels, *model.config.size, generator=GENERATOR()), [0, 1, 2, 3, 4]
+    told = lambda *seeds: loss_by_timestep(model, x0, y, [10, 600], seeds=seeds, batch_size=2)
+    torch.manual_seed(1)
+    first = told(0, 1)
+    torch.manual_seed(2)
+    assert np.array_equal(first, told(0, 1)) and not np.allclose(first[0], first[1])
+    assert first.dtype == np.float64 and np.allclose(
+        first, loss_by_timestep(model, x0.double(), y, [10, 600], seeds=(0, 1))
+    )
+
+
+def test_begun_with_a_picture_the_steps_that_are_walked_are_the_last_and_keep_their_noise_of_ddim():
+    model = random_model()
+    picture = torch.rand(1, model.config.in_channels, *model.config.size, generator=GENERATOR()) * 2 - 1
+    options = from_picture(model, picture, strength=0.5, steps=10, sampler="ddim", eta=0.7, seed=3)
+    whole = [step.t for step in sample(model, [1], steps=10)]
+    assert options["steps"] == whole[5:] and options["eta"] == 0.7
+    # x_t at the first of them, by hand: the picture and the seed's first noise at its level
+    a, s = process_of(model.config).levels(whole[5])
+    z = torch.randn(1, *picture.shape[1:], generator=GENERATOR(3))
+    first = next(sample(model, [1], **options))
+    torch.testing.assert_close(first.x, a * picture + s * z)
+    again = from_picture(model, picture, strength=0.5, steps=10, sampler="ddim", eta=0.7, seed=3)
+    walked = list(sample(model, [1], **again))
+    assert not walked[-1].previous.equal(
+        generate(model, [1], **{**from_picture(model, picture, steps=10, strength=0.5, seed=3)})
+    )
+
+
+def test_what_a_mask_keeps_is_the_picture_with_the_steps_own_noise_until_it_is_clean():
+    model = random_model()
+    shape = (1, model.config.in_channels, *model.config.size)
+    picture = torch.rand(shape, generator=GENERATOR()) * 2 - 1
+    mask = torch.zeros(model.config.size, dtype=torch.bool)
+    mask[:2] = True
+    options = from_picture(model, picture, mask=mask, strength=1.0, steps=4, seed=5)
+    noises, plain = [], options["noise"]
+    options["noise"] = lambda shape: noises.append(plain(shape)) or noises[-1]
+    steps = list(sample(model, [1], **options))
+    process = process_of(model.config)
+    for now, following, noise in zip(steps, steps[1:], noises[1:], strict=False):
+        a, s = process.levels(following.t)
+        kept = (a * picture + s * noise)[..., ~mask]
+        torch.testing.assert_close(now.previous[..., ~mask], kept)
+    torch.testing.assert_close(steps[-1].previous[..., ~mask], picture[..., ~mask])

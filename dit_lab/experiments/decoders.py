@@ -117,8 +117,13 @@ def judged_by(codecs: dict[str, Autoencoder], model, plan: Plan, judge: Judge, r
 
 
 def decoded(table: dict, models: dict[str, list[dict]]) -> Part | None:
-    """The same samples by each decoder, where several were judged; `models` are the runs."""
+    """The same samples by each decoder, where several were judged; `models` are the runs, the largest last.
+
+    Of a grid that has grown since, rows of what was its largest model before are left where they are.
+    """
     rows = table.get("decoders", [])
+    model = next((name for name in reversed(models) if any(row["model"] == name for row in rows)), None)
+    rows = [row for row in rows if row["model"] == model]
     by_decoder = {
         name: [row for row in rows if row["decoder"] == name]
         for name in dict.fromkeys(each["decoder"] for each in rows)
@@ -126,7 +131,7 @@ def decoded(table: dict, models: dict[str, list[dict]]) -> Part | None:
     if len(by_decoder) < 2:
         return None
     columns = ("psnr", ".2f"), ("rebuilt", ".1f"), ("frechet", ".1f"), ("agreement", ".0%")
-    model, own = rows[0]["model"], rows[0]["decoder"]
+    own = rows[0]["decoder"]
     lines = [
         f"| decoder | PSNR, rebuilt (dB) | Fréchet, rebuilt | Fréchet, samples of {model} | as asked |",
         "| --- " * 5 + "|",

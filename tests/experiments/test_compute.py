@@ -103,7 +103,7 @@ def rows_of_decoders(**distances):
 
 
 def test_decoders_are_told_beside_the_claim_and_the_command_that_made_them():
-    models = {"L/1": [dict(frechet=90.0)], "M/1": [dict(frechet=91.0)]}
+    models = {"M/1": [dict(frechet=91.0)], "L/1": [dict(frechet=90.0)]}
     table = {"settings": dict(vae="v", size=None), "decoders": rows_of_decoders(v=90.0, l2=88.0, l1=92.0)}
     text = decoded(table, models).markdown
     assert "| l2 | 20.00 | 50.0 | 88.0 | 50% |" in text
@@ -112,6 +112,14 @@ def test_decoders_are_told_beside_the_claim_and_the_command_that_made_them():
     assert "l2 held (-2.0 of 90.0), l1 failed (+2.0 of 90.0)" in text
     assert "That L/1 stays ahead of M/1 (91.0) with any of them failed." in text
     assert decoded(table | {"decoders": table["decoders"][:1]}, models) is None
+
+
+def test_where_the_grid_has_grown_the_decoders_are_those_of_its_largest_model_now():
+    models = {"M/1": [dict(frechet=91.0)], "L/1": [dict(frechet=90.0)]}
+    before = [row | {"model": "M/1"} for row in rows_of_decoders(v=80.0, l2=70.0, l1=60.0)]
+    table = {"settings": dict(vae="v", size=None), "decoders": before + rows_of_decoders(v=90.0, l2=88.0, l1=92.0)}
+    assert decoded(table, models).markdown == decoded(table | {"decoders": table["decoders"][3:]}, models).markdown
+    assert "samples of M/1" in decoded(table | {"decoders": before}, models).markdown
 
 
 @pytest.fixture(scope="module")

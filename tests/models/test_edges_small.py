@@ -69,9 +69,14 @@ def test_a_model_in_bf16_is_counted_like_the_same_in_fp32():
     assert count(model) == count(random_model().bfloat16())
 
 
+def test_tensors_that_lie_in_no_part_are_told_as_one():
+    rows = {row.part: row for row in count(random_model()).rows}
+    assert rows["positions"].copies == 1 and rows["blocks.*.attn"].copies == 3
+
+
 def test_a_device_is_taken_by_name_and_one_that_is_not_there_is_refused():
     assert pick_device("cpu") == CPU
-    for name in ("sheep", "tpu", "cpu:x", ""):
+    for name in ("sheep", "meta", "xpu", "cpu:x", ""):
         with pytest.raises(ValueError, match="there is cpu|there is .*, cpu"):
             pick_device(name)
 
@@ -93,6 +98,14 @@ def test_auto_is_the_first_device_that_is_there(there, first, monkeypatch):
     else:
         with pytest.raises(ValueError, match="there is no device 'cuda' here"):
             pick_device("cuda")
+
+
+def test_where_there_is_one_gpu_it_is_taken_without_a_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert pick_device("cuda") == torch.device("cuda") and pick_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ValueError, match="the last is cuda:0"):
+        pick_device("cuda:1")
 
 
 def test_within_one_thread_there_is_one_and_after_it_as_many_as_before_also_after_an_error():
@@ -128,6 +141,13 @@ def test_a_call_is_clocked_from_its_beginning_to_its_end(monkeypatch):
     times, called = iter([3.0, 5.5]), []
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
     assert clocked(lambda: called.append(1), CPU) == 2.5 and called == [1]
+
+
+def test_a_call_on_a_gpu_is_waited_for_before_and_after(monkeypatch):
+    told = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: told.append(device.type))
+    clocked(lambda: told.append("call"), torch.device("cuda"))
+    assert told == ["cuda", "call", "cuda"]
 
 
 def test_in_turns_each_is_clocked_as_often_and_the_first_turn_does_not_count():

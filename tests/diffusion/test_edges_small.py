@@ -1,12 +1,25 @@
 """Small promises of the processes and samplers, at the ends of what may be asked for."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from shared import random_model
 
-from dit_lab.diffusion import Diffusion, Flow, from_picture, generate, loss_by_timestep, process_of, sample
+from dit_lab.diffusion import (
+    Diffusion,
+    Flow,
+    from_picture,
+    generate,
+    ideal_denoiser,
+    karras,
+    loss_by_timestep,
+    process_of,
+    sample,
+)
 from dit_lab.diffusion.checks import whole_labels
+from dit_lab.diffusion.sampling import predict
 from dit_lab.diffusion.solvers import picked
 
 DIFFUSION, FLOW = Diffusion.named("linear", "eps"), Flow()
@@ -128,3 +141,86 @@ def test_what_a_mask_keeps_is_the_picture_with_the_steps_own_noise_until_it_is_c
         kept = (a * picture + s * noise)[..., ~mask]
         torch.testing.assert_close(now.previous[..., ~mask], kept)
     torch.testing.assert_close(steps[-1].previous[..., ~mask], picture[..., ~mask])
+
+
+def test_the_variances_of_two_steps_are_both_the_seconds():
+    two = DIFFUSION.respaced(2)
+    first, second = two.log_posterior_variance
+    kept = two.betas[1] * (1 - two.alpha_bar[0]) / (1 - two.alpha_bar[1])
+    assert first == second == pytest.approx(np.log(kept))
+
+
+def test_draws_after_the_first_are_the_seeds_own_and_none_is_left_for_another_walk():
+    model = random_model()
+    shape = (1, model.config.in_channels, *model.config.size)
+    options = from_picture(model, torch.zeros(shape), strength=0.5, steps=4, seed=7)
+    generator = GENERATOR(7)
+    a, s = process_of(model.config).levels(options["steps"][0])
+    assert torch.equal(options["noise"](shape), s * torch.randn(shape, generator=generator))
+    for _ in options["steps"]:
+        assert torch.equal(options["noise"](shape), torch.randn(shape, generator=generator))
+    with pytest.raises(ValueError, match="this is another: make them again"):
+        options["noise"](shape)
+
+
+def test_pictures_in_half_precision_are_begun_with_as_in_fp32():
+    model = random_model()
+    picture = torch.rand(1, model.config.in_channels, *model.config.size, generator=GENERATOR()).half()
+    walked = [generate(model, [1], **from_picture(model, each, steps=4)) for each in (picture, picture.float())]
+    assert torch.equal(*walked)
+    times = dict(times=[10, 600], batch_size=2)
+    assert np.array_equal(*(loss_by_timestep(model, each, [1], **times) for each in (picture, picture.float())))
+
+
+def test_a_mask_that_is_none_is_refused_in_a_short_sentence():
+    model = random_model()
+    picture = torch.zeros(1, model.config.in_channels, *model.config.size)
+    with pytest.raises(ValueError, match="mask must be bools") as refused:
+        from_picture(model, picture, mask=[0] * 10**6)
+    assert len(str(refused.value)) < 300
+
+
+def test_guidance_pairs_each_picture_with_its_own_timestep():
+    model = random_model()
+    x = torch.randn(2, model.config.in_channels, *model.config.size, generator=GENERATOR())
+    t, y, null = torch.tensor([5.0, 700.0]), torch.tensor([1, 2]), torch.tensor([5, 5])
+    both = predict(model, x, t, y, null)
+    for k in range(2):
+        alone = predict(model, x[k : k + 1], t[k : k + 1], y[k : k + 1], null[k : k + 1])
+        for whole, one in zip(both, alone, strict=True):
+            torch.testing.assert_close(whole[k : k + 1], one)
+
+
+def test_a_sampler_of_ones_own_is_given_eta_as_a_float():
+    given = []
+
+    def own(process, now, before, ask, noise, eta):
+        given.append(eta)
+        return now.x0
+
+    generate(random_model(), [1], sampler=own, steps=2, eta=Fraction(1, 2))
+    assert given == [0.5, 0.5] and all(type(eta) is float for eta in given)
+
+
+def test_one_guided_channel_is_the_first_alone():
+    model = random_model()
+    step = next(sample(model, [1], steps=2, cfg_scale=3.0, cfg_channels=1))
+    plain = next(sample(model, [1], steps=2))
+    torch.testing.assert_close(step.eps[:, 1:], plain.eps[:, 1:])
+    assert not torch.allclose(step.eps[:, :1], plain.eps[:, :1])
+
+
+def test_the_least_rho_of_karras_steps_is_above_none_and_at_1_they_are_even_in_the_noise():
+    t = np.array(karras(FLOW, 5, rho=1))
+    assert np.allclose(np.diff(t), np.diff(t)[0])
+    with pytest.raises(ValueError, match="rho must be a number above 0"):
+        karras(FLOW, 5, rho=0)
+
+
+def test_an_ideal_denoiser_answers_in_its_inputs_dtype_and_as_well_in_fp32():
+    pictures = torch.rand(3, 1, 4, 4, generator=GENERATOR()) * 2 - 1
+    model = ideal_denoiser(pictures)
+    x = torch.randn(2, 1, 4, 4, generator=GENERATOR(1))
+    t, y = torch.tensor([0, 0]), torch.tensor([0, 0])
+    assert model(x, t, y).dtype == torch.float32 and model(x.double(), t, y).dtype == torch.float64
+    torch.testing.assert_close(model(x, t, y).double(), model(x.double(), t, y), rtol=0, atol=1e-5)

@@ -19,7 +19,7 @@ def karras(process: Process, steps: int, rho: float = RHO) -> list[float]:
     at which x0 can be read to its first. Of a diffusion they are not whole; rounded, the lowest would fall together.
     """
     check_steps(steps)
-    if not rho > 0:
+    if not 0 < rho < float("inf"):
         raise ValueError(f"rho must be a number above 0, not {quoted(rho)}")
     process = process.readable()
     levels = np.array([process.levels(i) for i in range(len(process.timesteps))])

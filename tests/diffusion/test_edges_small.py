@@ -10,17 +10,19 @@ from shared import random_model
 from dit_lab.diffusion import (
     Diffusion,
     Flow,
+    described,
     from_picture,
     generate,
     ideal_denoiser,
     karras,
     loss_by_timestep,
+    objective,
     process_of,
     sample,
 )
-from dit_lab.diffusion.checks import whole_labels
+from dit_lab.diffusion.checks import seeded_noise, whole_labels
 from dit_lab.diffusion.sampling import predict
-from dit_lab.diffusion.solvers import picked
+from dit_lab.diffusion.solvers import dpmpp3_step, dpmpp_step, picked
 
 DIFFUSION, FLOW = Diffusion.named("linear", "eps"), Flow()
 GENERATOR = lambda seed=0: torch.Generator().manual_seed(seed)
@@ -213,8 +215,9 @@ def test_one_guided_channel_is_the_first_alone():
 def test_the_least_rho_of_karras_steps_is_above_none_and_at_1_they_are_even_in_the_noise():
     t = np.array(karras(FLOW, 5, rho=1))
     assert np.allclose(np.diff(t), np.diff(t)[0])
-    with pytest.raises(ValueError, match="rho must be a number above 0"):
-        karras(FLOW, 5, rho=0)
+    for rho in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="rho must be a number above 0"):
+            karras(FLOW, 5, rho=rho)
 
 
 def test_an_ideal_denoiser_answers_in_its_inputs_dtype_and_as_well_in_fp32():
@@ -224,3 +227,26 @@ def test_an_ideal_denoiser_answers_in_its_inputs_dtype_and_as_well_in_fp32():
     t, y = torch.tensor([0, 0]), torch.tensor([0, 0])
     assert model(x, t, y).dtype == torch.float32 and model(x.double(), t, y).dtype == torch.float64
     torch.testing.assert_close(model(x, t, y).double(), model(x.double(), t, y), rtol=0, atol=1e-5)
+
+
+def test_from_pure_noise_the_third_step_of_third_order_is_still_that_of_second():
+    """In log SNR the noise is infinitely far away: no parabola goes through it."""
+    model = random_model(**objective("flow"))
+    second, third = (list(sample(model, [1], sampler=name, steps=20)) for name in ("dpmpp", "dpmpp3"))
+    assert torch.equal(third[2].previous, second[2].previous)
+    assert not torch.allclose(third[3].previous, second[3].previous)
+
+
+@pytest.mark.parametrize("steps, alike", [(14, True), (15, False)])
+def test_the_last_but_one_step_of_third_order_is_of_second_in_walks_of_less_than_fifteen(steps, alike):
+    step = lambda process, now, *more: (dpmpp_step if now.i == 1 else dpmpp3_step)(process, now, *more)
+    model = random_model()
+    timesteps = [step.t for step in sample(model, [1], sampler="dpmpp3", steps=steps)]
+    drawn = [generate(model, [1], sampler=one, steps=timesteps, noise=seeded_noise(1)) for one in (step, "dpmpp3")]
+    assert torch.equal(*drawn) is alike
+
+
+@pytest.mark.parametrize("size", [None, 4.0, "4", (4,), (4, 4, 4), (4, 0)])
+def test_a_described_model_of_no_size_is_refused_in_a_sentence(size):
+    with pytest.raises(ValueError, match="input_size must be a side or"):
+        described(lambda x, t, y: x, input_size=size, in_channels=1, num_classes=0)

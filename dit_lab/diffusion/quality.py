@@ -60,4 +60,4 @@ def check_own(own, process: Process) -> None:
             raise ValueError(f"the quality {name} must be a sampler and its steps, not {quoted(way)}")
         if not isinstance(way["sampler"], str) or way["sampler"] not in samplers_for(process):
             raise ValueError(f"the quality {name} has no sampler of this model: {quoted(way['sampler'])}")
-        shortened(process, way["sampler"], way["steps"], clip=False)
+        shortened(process, way["sampler"], way["steps"], clip=True)  # which pictures may be; of latents `sample` says

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from dit_lab.diffusion.checks import clips
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
 from dit_lab.diffusion.process import Process, check_steps
@@ -39,6 +40,8 @@ def searched(
     if not isinstance(process, Diffusion):
         raise ValueError("timesteps are searched for diffusions; a flow's can be shifted, or Karras'")
     check_steps(steps, 100)
+    if not clips(model.config, process, options.get("clip_x0")):
+        process = process.readable()
     labels = [number % max(model.config.num_classes, 1) for number in range(noises)]
     draw = lambda walk: generate(model, labels, sampler=sampler, seed=SEED, steps=walk, **options)
     goal = draw(REFERENCE)

@@ -94,3 +94,8 @@ def test_an_own_way_of_a_flow_has_no_ancestral_steps():
 
 def test_steps_are_counted_as_a_number_and_as_timesteps():
     assert how_many(14) == 14 and how_many([999, 20]) == how_many((999, 20)) == 2
+
+
+def test_a_checkpoint_may_have_a_way_of_its_own_for_every_quality_and_from_the_last_timestep():
+    check_own({name: OWN["draft"] for name in QUALITIES}, process_of(Config()))
+    check_own(OWN, process_of(Config(schedule="cosine")))  # where latents begin at 995, and pictures at 999

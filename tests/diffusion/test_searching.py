@@ -3,7 +3,7 @@
 import pytest
 from shared import random_model
 
-from dit_lab.diffusion import Diffusion, generate, objective, process_of, searched
+from dit_lab.diffusion import Diffusion, generate, objective, process_of, sample, searched
 from dit_lab.diffusion.searching import MOVES, SEED, falling, moved, spacings
 
 
@@ -21,8 +21,8 @@ def test_searched_timesteps_are_no_worse_than_even_ones_and_told_as_they_are_tri
 
 def test_the_error_is_that_of_the_picture_against_many_steps_from_the_same_noise():
     model = random_model()
-    found, error, even = searched(model, "ddim", 3, rounds=1, noises=2, cfg_scale=2.0)
-    draw = lambda steps: generate(model, [0, 1], sampler="ddim", seed=SEED, steps=steps, cfg_scale=2.0)
+    found, error, even = searched(model, "unipc", 3, rounds=1, noises=2, cfg_scale=2.0)
+    draw = lambda steps: generate(model, [0, 1], sampler="unipc", seed=SEED, steps=steps, cfg_scale=2.0)
     assert error == pytest.approx((draw(found) - draw(20)).square().mean().sqrt().item())
     assert even == pytest.approx((draw(3) - draw(20)).square().mean().sqrt().item())
 
@@ -66,3 +66,10 @@ def test_a_flow_and_numbers_that_are_none_are_refused():
 def test_a_model_without_classes_is_searched_too():
     found, error, even = searched(random_model(num_classes=0), "ddim", 2, rounds=1, noises=2)
     assert len(found) == 2 and error <= even
+
+
+@pytest.mark.parametrize("clip, first", [(False, 995), (True, 999)])
+def test_where_x0_cannot_be_read_a_search_begins_where_a_walk_does(clip, first):
+    model = random_model(**objective("cosine"))
+    found, *_ = searched(model, "dpmpp", 2, rounds=1, noises=1, clip_x0=clip)
+    assert found[0] == first == next(sample(model, [1], steps=2, sampler="dpmpp", clip_x0=clip)).t

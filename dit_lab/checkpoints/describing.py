@@ -8,7 +8,7 @@ from dit_lab.checkpoints.lookalikes import look_of
 from dit_lab.checkpoints.places import Place
 from dit_lab.checkpoints.reading import CheckpointError, listed
 from dit_lab.checkpoints.told import Told
-from dit_lab.diffusion import check_own, objective, process_of
+from dit_lab.diffusion import Process, check_own, objective
 from dit_lab.models import Config
 from dit_lab.program import quoted
 
@@ -95,11 +95,11 @@ def named_by(form, place: Place, about: dict, config: Config) -> tuple[list[str]
     return texts(ours.get("labels"), config), codec
 
 
-def qualities_of(place: Place, about: dict, config: Config) -> dict:
+def qualities_of(place: Place, about: dict, process: Process) -> dict:
     """The checkpoint's own ways of sampling, none in most. Raises CheckpointError on what is no such way."""
     own = {**about, **place.config}.get(QUALITIES, {})
     try:
-        check_own(own, process_of(config))
+        check_own(own, process)
     except ValueError as error:
         raise CheckpointError(f"its config's {QUALITIES} cannot be sampled by: {error}") from error
     return own

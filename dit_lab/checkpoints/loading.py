@@ -12,7 +12,7 @@ from dit_lab.checkpoints.mapping import converted
 from dit_lab.checkpoints.places import Place, find
 from dit_lab.checkpoints.reading import CheckpointError, first_line, listed, read
 from dit_lab.checkpoints.told import Told
-from dit_lab.diffusion import process_of
+from dit_lab.diffusion import Process, process_of
 from dit_lab.models import Config, build
 from dit_lab.models.unfilled import unfilled
 from dit_lab.program import quoted
@@ -65,8 +65,7 @@ def load(
         held, made = history(place, about, weights)
         config, note = described(form, place, tensors, about, told, source)
         told.check(config)
-        check_process(config)
-        own = qualities_of(place, about, config)
+        own = qualities_of(place, about, checked_process(config))
         if form is meta_dit:
             tensors = form.completed(tensors, config)
         model = filled(form, config, tensors, dtype, allow_nonfinite)
@@ -121,10 +120,10 @@ def filled(form, config: Config, tensors: dict, dtype, allow_nonfinite: bool) ->
     return model
 
 
-def check_process(config: Config) -> None:
-    """Raise CheckpointError where what a config says of its training is nothing to sample by."""
+def checked_process(config: Config) -> Process:
+    """The process of a config. Raises CheckpointError where what it says of its training is nothing to sample by."""
     try:
-        process_of(config)
+        return process_of(config)
     except ValueError as error:
         raise CheckpointError(f"its config says of what it was trained for: {error}") from error
 

@@ -128,9 +128,12 @@ def with_folded(loaded: Loaded) -> Loaded:
 
 def to_dit_lab(path: Path, loaded: Loaded, vae: str | None) -> None:
     """Our folder."""
-    own_ways = {QUALITIES: loaded.qualities} if loaded.qualities else {}
-    extra = loaded.made | own_ways
-    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint, extra=extra)
+    save(path, loaded.model, labels=loaded.labels, codec_hint=vae or loaded.codec_hint, extra=known(loaded))
+
+
+def known(loaded: Loaded) -> dict:
+    """What our JSON says of a checkpoint besides its model and names."""
+    return loaded.made | ({QUALITIES: loaded.qualities} if loaded.qualities else {})
 
 
 def to_bare(form, path: Path, loaded: Loaded, vae: str | None) -> None:
@@ -146,7 +149,7 @@ def write_pickled(path: Path, content: dict, loaded: Loaded, vae: str | None) ->
     with atomic(path) as partial:
         store_pickled(partial, content)
         blank(sidecar)
-    write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint) | loaded.made)
+    write_json(sidecar, own.json_of(loaded.config, loaded.labels, vae or loaded.codec_hint) | known(loaded))
 
 
 def to_diffusers(path: Path, loaded: Loaded, vae: str | None) -> None:

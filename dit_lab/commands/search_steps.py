@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from dit_lab.checkpoints import Told, load
 from dit_lab.checkpoints.describing import QUALITIES
 from dit_lab.checkpoints.own import JSON, NAME
-from dit_lab.data import Pixels, codec_of
 from dit_lab.diffusion import SAMPLERS, searched
 from dit_lab.files import read_json, writable, write_json
 from dit_lab.models import PRECISION, fast, pick_device
@@ -27,7 +26,6 @@ def search_steps_command(
     samples: int = 64,
     keep_as: Literal["draft", "good"] | None = None,
     weights: Literal["ema", "model"] = "ema",
-    vae: str | None = None,
     device: str = "auto",
     precision: PRECISION = "fp32",
 ) -> None:
@@ -38,12 +36,11 @@ def search_steps_command(
         told: What the checkpoint's file may not say of its model.
         steps: How many timesteps.
         sampler: How to step.
-        cfg_scale: Guidance; 1 is none. Those found with 2 do well without and with 4 too (docs/results/fewer_steps.md).
+        cfg_scale: Guidance; 1 is none. What is found with one may do worse with another (docs/results/fewer_steps.md).
         samples: So many are drawn at each try, of the classes in turn.
         keep_as: Write them into the checkpoint's config.json, a folder of our own, as its draft or good quality, which
             the commands, Python and the app then take.
         weights: Which weights of a training checkpoint that holds both.
-        vae: Folder or hub id of the VAE of a latent model, instead of the one its config names.
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in.
     """
@@ -53,14 +50,14 @@ def search_steps_command(
     if cfg_scale != 1 and not loaded.config.num_classes:
         raise ValueError(f"{loaded.source} has no classes, so it cannot be guided: give --cfg-scale 1")
     model = fast(loaded.model, precision=precision, batch=samples * (1 + (cfg_scale != 1)))
-    clip = None if isinstance(codec_of(loaded, vae, device), Pixels) else False
+    clip = None if loaded.codec_hint == "pixels" else False  # as `sample` has it; no VAE is opened for that
     with tqdm(desc=f"walks of {steps} steps", unit="walk") as bar:
         found, error, even = searched(
             model, sampler, steps, noises=samples, tried=lambda nearest: bar.update() or bar.set_postfix(error=nearest),
             cfg_scale=cfg_scale, clip_x0=clip,
         )  # fmt: skip
     print(f"--sampler {sampler} --steps {' '.join(map(str, found))}")
-    print(f"as far from 200 steps, in root mean square: {error:.4f}; {steps} even steps: {even:.4f}")
+    print(f"root mean square away from what 200 steps draw: {error:.4f}; {steps} even steps: {even:.4f}")
     if place:
         about = read_json(place)
         about[QUALITIES] = loaded.qualities | {keep_as: {"sampler": sampler, "steps": found}}

@@ -22,15 +22,9 @@ MOVES = -0.5, -0.25, 0.25, 0.5  # of the way to the neighbour
 
 
 def searched(
-    model,
-    sampler: str,
-    steps: int,
-    *,
-    rounds: int = ROUNDS,
-    noises: int = NOISES,
-    tried: Callable | None = None,
+    model, sampler: str, steps: int, *, rounds: int = ROUNDS, noises: int = NOISES, tried: Callable | None = None,
     **options,
-) -> tuple[list[int], float, float]:
+) -> tuple[list[int], float, float]:  # fmt: skip
     """Timesteps of a walk of `steps`, noisiest first, its error, and that of even steps; `options` are `sample`'s.
 
     It begins at the best of a few known spacings: even, quadratic, even in log SNR, EDM's. After each walk `tried` is

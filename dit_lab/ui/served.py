@@ -17,6 +17,7 @@ from dit_lab.ui.settings import (
     ETA,
     LARGER,
     MOST_STEPS,
+    as_sentence,
     defaults,
     guidable,
     is_square,
@@ -119,8 +120,3 @@ class Served:
                 self.model(x, nothing, nothing)  # warms up
                 self.seconds["fp32", 1, None] = clocked(lambda: self.model(x, nothing, nothing), self.device)
         return self.pace("fp32", 1, None)
-
-
-def as_sentence(text: str) -> str:
-    """A note as a sentence of its own."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""

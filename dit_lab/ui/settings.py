@@ -97,7 +97,7 @@ def steps(value, config: Config) -> int | list[float]:
     try:
         picked(process_of(config), value)
     except ValueError as error:
-        raise ValueError(f"S{str(error)[1:]}.") from None
+        raise ValueError(as_sentence(str(error))) from None
     return value
 
 
@@ -145,3 +145,8 @@ def kept_bytes(config: Config, options: dict, pictures: int) -> int:
     """What a run keeps: x_t, x0 and eps of every step in fp32."""
     size = config.size if "size" not in options else (options["size"],) * 2
     return 4 * 3 * how_many(options["steps"]) * pictures * config.in_channels * math.prod(size)
+
+
+def as_sentence(text: str) -> str:
+    """A note as a sentence of its own."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""

@@ -32,12 +32,8 @@ def record_command(names: tuple[str, ...] = (), /, *, label: int = 7, seed: int 
         writable(path)
         loaded = load(name)
         clip = None if isinstance(codec_of(loaded), Pixels) else False
-        options = quality("good", process_of(loaded.config), loaded.qualities) | {
-            "cfg_scale": cfg_scale,
-            "seed": seed,
-            "clip_x0": clip,
-        }
-        record(loaded.model, [label], **options).save(path)
+        good = quality("good", process_of(loaded.config), loaded.qualities)
+        record(loaded.model, [label], **good, cfg_scale=cfg_scale, seed=seed, clip_x0=clip).save(path)
         print(f"{path}: {path.stat().st_size / 1e3:.0f} kB", flush=True)
 
 

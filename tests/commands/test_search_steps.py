@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from shared import stirred
+from shared import ROOT, stirred
 
 from dit_lab.checkpoints import CheckpointError, load, save
 from dit_lab.diffusion import generate, process_of, quality
@@ -41,7 +41,8 @@ def test_kept_it_is_the_quality_that_loading_it_gives_and_all_else_stays(command
 
 def test_converting_keeps_a_checkpoints_own_qualities(command, folder, tmp_path):
     assert command("convert", folder, tmp_path / "other", "--to", "dit_lab")[0] == 0
-    assert load(tmp_path / "other").qualities == load(folder).qualities != {}
+    assert command("convert", folder, tmp_path / "bare.pt", "--to", "meta_dit")[0] == 0
+    assert load(tmp_path / "other").qualities == load(tmp_path / "bare.pt").qualities == load(folder).qualities != {}
 
 
 def test_before_any_work_a_file_that_cannot_keep_them_is_refused(command, folder, tmp_path):
@@ -68,6 +69,10 @@ def test_a_file_whose_qualities_cannot_be_sampled_by_is_refused_when_it_is_loade
         load(tmp_path / "model")
 
 
-def test_those_of_colour_ship_with_the_model_and_those_of_the_digits_are_for_all():
-    assert {len(way["steps"]) for way in load("cifar10").qualities.values()} == {4, 6}
+def test_those_of_colour_ship_with_the_model_as_they_were_measured_and_those_of_the_digits_are_for_all():
+    measured = json.loads((ROOT / "docs/results/fewer_steps.json").read_text())["searched"]
+    found = {(row["model"], row["sampler"], row["steps"]): row["timesteps"] for row in measured}
+    ways = load("cifar10").qualities
+    assert {len(way["steps"]) for way in ways.values()} == {4, 6}
+    assert all(way["steps"] == found["cifar10", way["sampler"], len(way["steps"])] for way in ways.values())
     assert load("mnist").qualities == {}

@@ -13,7 +13,7 @@ from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
 from dit_lab.diffusion.process import Process, check_steps
 from dit_lab.diffusion.sampling import generate
-from dit_lab.diffusion.solvers import log_snr
+from dit_lab.diffusion.solvers import log_snr, picked
 
 NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged
 REFERENCE = 200
@@ -28,35 +28,39 @@ def searched(
     """Timesteps of a walk of `steps`, noisiest first, its error, and that of even steps; `options` are `sample`'s.
 
     It begins at the best of a few known spacings: even, quadratic, even in log SNR, EDM's. After each walk `tried` is
-    called with the least error so far. Raises ValueError on a flow, whose timesteps are not whole.
+    called with the least error so far. What is searched are places among the timesteps of the whole process, 1,000 as
+    a rule, of a flow too. Raises ValueError where a process can only be walked evenly, and on a single step.
     """
     process = process_of(model.config)
-    if not isinstance(process, Diffusion):
-        raise ValueError("timesteps are searched for diffusions; a flow's can be shifted, or Karras'")
     check_steps(steps, 100)
+    if steps == 1:
+        raise ValueError("one step begins where there is only noise: of two or more the others can be searched")
     if not clips(model.config, process, options.get("clip_x0")):
         process = process.readable()
+    told = lambda places: process.timesteps[list(places)].tolist()
+    known = spacings(process, steps)
+    picked(process, told(known[0]))  # what cannot be walked so is refused before anything is drawn
     labels = [number % max(model.config.num_classes, 1) for number in range(noises)]
     draw = lambda walk: generate(model, labels, sampler=sampler, seed=SEED, steps=walk, **options)
     goal = draw(REFERENCE)
     errors: dict[tuple, float] = {}
 
-    def error(timesteps) -> float:
-        if (key := tuple(timesteps)) not in errors:
-            errors[key] = rms(draw(list(key)) - goal)
+    def error(places) -> float:
+        if (key := tuple(places)) not in errors:
+            errors[key] = rms(draw(told(key)) - goal)
             if tried:
                 tried(min(errors.values()))
         return errors[key]
 
     even = rms(draw(steps) - goal)
-    best = min(spacings(process, steps), key=error)
+    best = min(known, key=error)
     for _ in range(rounds):
         before = best
         for place in range(1, steps):
             best = min([best, *moved(best, place)], key=error)
         if best == before:
             break
-    return best, error(best), even
+    return told(best), error(best), even
 
 
 def rms(x: torch.Tensor) -> float:
@@ -65,7 +69,7 @@ def rms(x: torch.Tensor) -> float:
 
 
 def moved(timesteps: list[int], place: int) -> list[list[int]]:
-    """The same timesteps with one of them moved towards either neighbour, the noisiest staying where it is."""
+    """The same places with one of them moved towards either neighbour, the noisiest staying where it is."""
     below = timesteps[place + 1] if place + 1 < len(timesteps) else 0
     found = []
     for share in MOVES:
@@ -77,26 +81,28 @@ def moved(timesteps: list[int], place: int) -> list[list[int]]:
 
 
 def spacings(process: Process, steps: int) -> list[list[int]]:
-    """Known ways to spread `steps` timesteps over a diffusion, each noisiest first: none is the clean picture's."""
+    """Known ways to spread `steps` places over a process, each noisiest first: none is the clean picture's."""
     last = len(process.timesteps) - 1
+    end = 0 if isinstance(process, Diffusion) else -1  # even steps lead there; a flow's first place is on its way
     levels = torch.tensor([log_snr(process, i) for i in range(last + 1)], dtype=torch.float64)
+    levels = levels.clamp(min=levels[levels.isfinite()].min())  # where there is nothing but noise it is infinite
     nearest = lambda wanted: [int((levels - each).abs().argmin()) for each in wanted]
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)[:-1]
     low, high = (-levels[[last, 0]]).exp()  # noise over signal, as EDM has it
     edm = (low ** (1 / 7) + share * steps / max(steps - 1, 1) * (high ** (1 / 7) - low ** (1 / 7))) ** 7
     made = [
-        [round(float(last * (1 - s))) for s in share],
-        [round(float(last * (1 - s) ** 2)) for s in share],
+        [round(float(end + (last - end) * (1 - s))) for s in share],
+        [round(float(end + (last - end) * (1 - s) ** 2)) for s in share],
         nearest(levels[last] + share * (levels[max(last // 100, 1)] - levels[last])),
         nearest(-edm.log()),
     ]
-    return [falling(each) for each in made]
+    return [falling([last, *each[1:]]) for each in made]
 
 
 def falling(timesteps: list[int]) -> list[int]:
-    """The same, pushed apart where two are one, and none below 1."""
+    """The same, pushed apart where two are one: none below 1, and none above the first."""
     made = [*timesteps]
     for place in reversed(range(len(made))):
         after = made[place + 1] if place + 1 < len(made) else 0
         made[place] = max(made[place], after + 1)
-    return made
+    return [min(each, timesteps[0] - place) for place, each in enumerate(made)]

@@ -52,11 +52,15 @@ def test_before_any_work_a_file_that_cannot_keep_them_is_refused(command, folder
         assert code == 2 and "no folder of dit_lab's format, which could keep them: convert it first" in told
 
 
-def test_a_flow_and_guidance_without_classes_are_refused_in_a_sentence(command, tmp_path):
+def test_a_flow_keeps_its_searched_timesteps_too(command, tmp_path):
     flow = dict(schedule="flow", prediction="velocity", learned_variance=False)
     source = save(tmp_path / "flow", stirred("DiT-nano/4", **SHAPE | flow), codec_hint="pixels")
-    code, _, told = command("search-steps", source, *QUICK)
-    assert code == 2 and "timesteps are searched for diffusions" in told
+    code, _, told = command("search-steps", source, *QUICK, "--keep-as", "draft")
+    assert code == 0, told
+    assert load(source).qualities["draft"]["steps"][0] == 1000.0
+
+
+def test_guidance_without_classes_is_refused_in_a_sentence(command, tmp_path):
     source = save(tmp_path / "plain", stirred("DiT-nano/4", **SHAPE | {"num_classes": 0}), codec_hint="pixels")
     code, _, told = command("search-steps", source, *QUICK)
     assert code == 2 and "cannot be guided: give --cfg-scale 1" in told

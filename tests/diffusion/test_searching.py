@@ -56,11 +56,11 @@ def test_even_ones_are_among_the_known():
     assert [999, 749, 500, 250] in spacings(Diffusion.named("linear", "eps"), 4)
 
 
-def test_a_flow_and_numbers_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="searched for diffusions; a flow's can be shifted"):
-        searched(random_model(**objective("flow")), "dpmpp", 4)
+def test_numbers_of_steps_that_are_none_are_refused():
     with pytest.raises(ValueError, match="steps must be a whole number from 1 to 100"):
         searched(random_model(), "dpmpp", 0)
+    with pytest.raises(ValueError, match="of two or more the others can be searched"):
+        searched(random_model(), "dpmpp", 1)
 
 
 def test_a_model_without_classes_is_searched_too():

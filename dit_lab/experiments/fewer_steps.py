@@ -12,7 +12,7 @@ import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.data import Images, open_data, picture_codec
-from dit_lab.diffusion import searched
+from dit_lab.diffusion import Flow, process_of, searched
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.experiments.fewer_steps_page import tell, timed
 from dit_lab.experiments.kept import NAME, NUMBER, STEP, check_settings, is_object, is_objects
@@ -21,14 +21,17 @@ from dit_lab.experiments.ways import BUDGETS, HELD_OUT, Way, options_of, ways
 from dit_lab.files import atomic, check_fields, make_folder, read_json, writable, write_json
 from dit_lab.models import PRECISION, fast, pick_device
 
-MODELS = {"mnist": ("mnist", None), "cifar10": ("cifar10", None), "mnist_udit": ("mnist", 16)}
+MODELS = {
+    "mnist": ("mnist", None), "cifar10": ("cifar10", None), "mnist_udit": ("mnist", 16),
+    "cifar10_pixels": ("cifar10", None),
+}  # fmt: skip
 
 
 def fewer_steps_command(
     *, models: tuple[str, ...] = tuple(MODELS), data: Path = Path("data"), seeds: tuple[int, ...] = (1, 2, 3),
     samples: int = 2_000, batch_size: int = 500, cfg_scale: float = 2.0, budgets: tuple[int, ...] = BUDGETS,
-    turns: int = 5, device: str = "auto", precision: PRECISION = "fp32", out: Path = Path("runs/fewer_steps"),
-    results: Path = Path("docs/results/fewer_steps.json"),
+    forecasts: bool = True, turns: int = 5, device: str = "auto", precision: PRECISION = "fp32",
+    out: Path = Path("runs/fewer_steps"), results: Path = Path("docs/results/fewer_steps.json"),
 ) -> None:  # fmt: skip
     """Quality and time of every way to sample, as JSON, a page and a figure; kept as it goes.
 
@@ -40,6 +43,7 @@ def fewer_steps_command(
         batch_size: Pictures at a time.
         cfg_scale: Guidance.
         budgets: Forwards of a picture's conditional half.
+        forecasts: Whether steps that are not computed but forecast are among the ways.
         turns: Turns of the timing, on one core (0: leave it to another run).
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in.
@@ -53,9 +57,10 @@ def fewer_steps_command(
     table, where = opened(results, settings), pick_device(device)
     make_folder(results.parent)
     for name in models:
-        measured(name, table, results, real(name, data, out), ways(budgets), seeds, where)
+        asked = ways_of(name, budgets, forecasts)
+        measured(name, table, results, real(name, data, out), asked, seeds, where)
     for name in models if turns else ():
-        timed(name, table, ways(budgets), turns)
+        timed(name, table, ways_of(name, budgets, forecasts), turns)
         write_json(results, table)
     tell(table, results)
     print(f"{results.with_suffix('.md')}: what came out")
@@ -77,6 +82,11 @@ def opened(results: Path, settings: dict) -> dict:
         raise ValueError(f"{results} holds no results of this; give --results another name ({error})") from error
     check_settings(results, table["settings"], settings)
     return table
+
+
+def ways_of(name: str, budgets: tuple[int, ...], forecasts: bool) -> list[Way]:
+    """The ways that are compared for a model of the zoo."""
+    return ways(budgets, isinstance(process_of(load(name).config), Flow), forecasts)
 
 
 def real(name: str, data: Path, out: Path) -> Images:

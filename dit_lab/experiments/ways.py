@@ -4,7 +4,7 @@ from itertools import product
 from typing import NamedTuple
 
 HELD_OUT = 2_000  # real test pictures that stand for samples: their distance to the others is the floor
-SAMPLERS = "ddim", "heun", "dpmpp", "dpmpp3", "unipc"
+SAMPLERS = "heun", "dpmpp", "dpmpp3", "unipc"
 BUDGETS = 4, 6, 8, 10, 14, 20, 30, 50
 INTERVAL = 200.0, 800.0
 
@@ -25,14 +25,17 @@ class Way(NamedTuple):
         return ", ".join([f"{self.sampler} {self.steps}", *said])
 
 
-def ways(budgets: tuple[int, ...], ancestral: tuple[int, ...] = (50, 250)) -> list[Way]:
-    """All that are compared, those to compare with first."""
-    plain = [Way(name, steps // (1 + (name == "heun"))) for name, steps in product(SAMPLERS, budgets)]
+def ways(
+    budgets: tuple[int, ...], flow: bool = False, forecasts: bool = True, ancestral: tuple[int, ...] = (50, 250)
+) -> list[Way]:
+    """All that are compared, those to compare with first; a flow has Euler's step for DDIM's, and no ancestral one."""
+    first, ancestral = ("euler", ()) if flow else ("ddim", ancestral)
+    plain = [Way(name, steps // (1 + (name == "heun"))) for name, steps in product((first, *SAMPLERS), budgets)]
     spared = [Way(name, steps, interval=True) for name, steps in product(("dpmpp", "unipc"), budgets)]
     reused = [
         Way(name, steps, every=every, order=order)
-        for name, steps, every, order in product(("ddim", "dpmpp", "unipc"), (14, 20, 30, 50), (2, 3, 5), (0, 1, 2))
-        if steps in budgets
+        for name, steps, every, order in product((first, "dpmpp", "unipc"), (14, 20, 30, 50), (2, 3, 5), (0, 1, 2))
+        if forecasts and steps in budgets
     ]
     found = [Way(name, steps, searched=True) for name, steps in product(("dpmpp", "unipc"), budgets) if steps <= 10]
     return [*(Way("ddpm", steps) for steps in ancestral), *plain, *spared, *reused, *found]

@@ -8,9 +8,9 @@ import torch
 from shared import random_model
 
 from dit_lab.data import Images
-from dit_lab.diffusion import generate
+from dit_lab.diffusion import generate, objective, process_of, samplers_for
 from dit_lab.experiments import fewer_steps
-from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real
+from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real, ways_of
 from dit_lab.experiments.reuse import Reusing, computed, forecast
 from dit_lab.experiments.ways import Way, ways
 
@@ -52,10 +52,18 @@ def test_every_way_has_a_name_of_its_own():
     assert str(Way("dpmpp", 14, every=2, order=1)) == "dpmpp 14, every 2, order 1"
 
 
+def test_a_flow_is_walked_by_samplers_that_it_has_and_forecasts_are_left_out_where_they_are_not_asked_for():
+    flow = process_of(random_model(**objective("flow")).config)
+    assert {way.sampler for way in ways((4, 14), flow=True)} <= set(samplers_for(flow)) - {"ddim"}
+    assert any(way.every > 1 for way in ways((4, 14))) and not any(way.every > 1 for way in ways((4, 14), False, False))
+    assert {way.sampler for way in ways_of("cifar10_pixels", (4,), True)} >= {"euler", "unipc"}
+    assert {way.sampler for way in ways_of("mnist", (4,), True)} >= {"ddim", "ddpm"}
+
+
 def few(monkeypatch, tmp_path, **options):
     """A run of two ways on noise that stands for test pictures."""
     chosen = [Way("ddim", 3), Way("dpmpp", 4, searched=True)]
-    monkeypatch.setattr(fewer_steps, "ways", lambda budgets: chosen)
+    monkeypatch.setattr(fewer_steps, "ways", lambda *_: chosen)
     monkeypatch.setattr(fewer_steps, "HELD_OUT", 130)
     monkeypatch.setattr(fewer_steps, "searched", lambda *_, **__: ([999, 700, 300, 50], 0.1, 0.2))
     pixels = np.random.default_rng(0).integers(0, 256, (300, 1, 28, 28), dtype=np.uint8)
@@ -91,7 +99,7 @@ def test_results_that_are_none_and_unknown_models_are_refused(tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="holds no results of this"):
         opened(tmp_path / "other.json", {})
-    with pytest.raises(ValueError, match="models must be of mnist, cifar10, mnist_udit, not sheep"):
+    with pytest.raises(ValueError, match="models must be of mnist, cifar10, mnist_udit, cifar10_pixels, not sheep"):
         fewer_steps_command(models=("sheep",), results=tmp_path / "new.json")
     (tmp_path / "mnist.npz").write_bytes(b"no pictures")
     with pytest.raises(ValueError, match="holds no test pictures"):

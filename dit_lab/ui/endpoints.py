@@ -20,14 +20,16 @@ class Endpoints:
     def __init__(self, workbench: Workbench):
         self._workbench = workbench
 
-    def sample(self, checkpoint: str, label: int, seed: int = 0, steps: int = 14, guidance: float = 2.0) -> dict:
+    def sample(
+        self, checkpoint: str, label: int, seed: int = 0, steps: int | None = None, guidance: float = 2.0
+    ) -> dict:
         """Draw a picture of a class with a checkpoint of this app.
 
         Args:
             checkpoint: A name that list_checkpoints gives.
             label: The class's number.
             seed: Fixes the noise.
-            steps: Denoising steps, 1 to 1000.
+            steps: Denoising steps, 1 to 1000; left out, the sampler and steps that the page begins with.
             guidance: Scale of classifier-free guidance; 1 is none.
 
         Returns:
@@ -42,7 +44,7 @@ class Endpoints:
         return self._finished(work)
 
     def attention(
-        self, checkpoint: str, label: int, step: int, patch: int, block: int, seed: int = 0, steps: int = 14,
+        self, checkpoint: str, label: int, step: int, patch: int, block: int, seed: int = 0, steps: int | None = None,
         guidance: float = 2.0,
     ) -> dict:  # fmt: skip
         """Where a patch looks, in every head of a block, at a step of a run.
@@ -54,7 +56,7 @@ class Endpoints:
             patch: A patch of the finest grid, row by row from 0.
             block: From 0, the first.
             seed: Fixes the noise.
-            steps: Denoising steps of the run.
+            steps: Denoising steps of the run, as sample has them.
             guidance: Scale of classifier-free guidance.
 
         Returns:
@@ -72,7 +74,7 @@ class Endpoints:
         return self._finished(work)
 
     def contributions(
-        self, checkpoint: str, label: int, step: int, seed: int = 0, steps: int = 14, guidance: float = 2.0
+        self, checkpoint: str, label: int, step: int, seed: int = 0, steps: int | None = None, guidance: float = 2.0
     ) -> dict:
         """Which parts of the network made the predicted picture at a step: the largest, by root mean square.
 
@@ -81,7 +83,7 @@ class Endpoints:
             label: The class's number.
             step: From 0, the noisiest.
             seed: Fixes the noise.
-            steps: Denoising steps of the run.
+            steps: Denoising steps of the run, as sample has them.
             guidance: Scale of classifier-free guidance.
 
         Returns:
@@ -127,9 +129,10 @@ class Endpoints:
 
     def _run(self, checkpoint, label, seed, steps, guidance):
         """A run with a page's defaults, but for what is given; as a generator."""
-        config = self._workbench.checkpoints.get(checkpoint).config
-        given = {"labels": [label], "seed": seed, "steps": steps, "cfg_scale": guidance}
-        return (yield from sampling(self._workbench.checkpoints, defaults(config, checkpoint) | given, {}))
+        served = self._workbench.checkpoints.get(checkpoint)
+        first = defaults(served.config, checkpoint, served.loaded.qualities)
+        given = {"labels": [label], "seed": seed, "cfg_scale": guidance} | ({} if steps is None else {"steps": steps})
+        return (yield from sampling(self._workbench.checkpoints, first | given, {}))
 
 
 def add_endpoints(workbench: Workbench) -> None:

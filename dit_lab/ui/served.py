@@ -23,6 +23,7 @@ from dit_lab.ui.settings import (
     is_square,
     kept_bytes,
     passes,
+    qualities,
     read,
     samplers,
 )
@@ -86,6 +87,7 @@ class Served:
             "facts": [{"name": name, "text": text} for name, text in told.items()],
             "codecNote": as_sentence(self.codec.note), "classes": self.labels,
             "defaults": defaults(config, self.name, self.loaded.qualities),
+            "qualities": qualities(config, self.loaded.qualities),
             "samplers": samplers(config), "channels": config.in_channels,
             "guidable": guidable(config), "etaSamplers": ETA, "precisions": self.precisions, "macs": self.macs,
             "sizes": sizes, "steps_max": MOST_STEPS, "device": self.device.type,

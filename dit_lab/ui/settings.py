@@ -3,7 +3,7 @@
 import math
 import re
 
-from dit_lab.diffusion import how_many, process_of, quality, samplers_for
+from dit_lab.diffusion import QUALITIES, how_many, process_of, quality, samplers_for
 from dit_lab.diffusion.solvers import picked
 from dit_lab.models import Config
 from dit_lab.panels.asking import choice, real, whole
@@ -51,6 +51,16 @@ def samplers(config: Config) -> list[dict]:
         {"name": name, "title": title, "passes": 2 if name in TWICE else 1, "fresh": name in FRESH}
         for name, title in titled.items()
     ]
+
+
+def qualities(config: Config, own: dict | None = None) -> list[dict]:
+    """The ways to sample that have a name, as the page offers them; `own` is as in `defaults`."""
+    found = []
+    for name in QUALITIES:
+        way = quality(name, process_of(config), own)
+        count, title = how_many(way["steps"]), SAMPLER_TITLES.get(way["sampler"], way["sampler"])
+        found.append({"name": name, "title": f"{name}: {count} step{'s' * (count != 1)} of {title}"} | way)
+    return found
 
 
 def read(config: Config, precisions: list[str], settings) -> tuple[list[int], dict, str]:

@@ -3,6 +3,7 @@
 import io
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ gradio_client = pytest.importorskip("gradio_client")
 from launched import launched, post, raw  # noqa: E402
 from PIL import Image  # noqa: E402
 from shared import random_model, random_udit  # noqa: E402
+from small_workbench import saved, workbench  # noqa: E402
 
+from dit_lab.files import read_json, write_json  # noqa: E402
 from dit_lab.inside import record  # noqa: E402
 from dit_lab.inside.plots import as_pictures  # noqa: E402
 from dit_lab.models import count  # noqa: E402
 from dit_lab.panels import Opened  # noqa: E402
+from dit_lab.ui.endpoints import Endpoints  # noqa: E402
 from dit_lab.ui.scheduler import LOOK  # noqa: E402
 from dit_lab.ui.settings import defaults  # noqa: E402
 
@@ -61,6 +65,16 @@ def test_checkpoints_and_counts_are_told(ask):
     assert ask("count", "DiT-S/2") == {"parameters": table.params, "trained": table.trained, "macs": table.macs}
 
 
+def test_without_steps_a_run_is_the_one_that_the_page_begins_with(ask, tmp_path_factory):
+    assert "14 steps of DPM-Solver++" in ask("sample", "tiny", 3)["title"]
+    assert len(ask("contributions", "tiny", 3, 13)["parts"]) > 0
+    sources = saved(tmp_path_factory.mktemp("own"), tiny=MODELS["tiny"])
+    about = read_json(place := Path(sources["tiny"]) / "config.json")
+    write_json(place, about | {"qualities": {"good": {"sampler": "unipc", "steps": [999, 500, 20]}}})
+    with workbench(sources) as bench:
+        assert "3 steps of UniPC" in Endpoints(bench).sample("tiny", 3)["title"]
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_sample_is_the_librarys_picture(name, ask):
     label = 0 if name == "alone" else 3
@@ -101,7 +115,7 @@ def test_contributions_are_the_librarys_largest_first(ask):
         ("sample", (["tiny"], 1), "This app serves tiny"),
         *(("sample", ("tiny", label), "Class must be") for label in (99, -1, "x", [1], None, 1.5, {})),
         *(("sample", ("tiny", 1, seed), "Seed must be") for seed in (-1, 2**63, "x", 0.5)),
-        *(("sample", ("tiny", 1, 0, steps), "Steps must be") for steps in (0, 1001, "many", 2.5, None)),
+        *(("sample", ("tiny", 1, 0, steps), "Steps must be") for steps in (0, 1001, "many", 2.5)),
         *(("sample", ("tiny", 1, 0, 2, scale), "Guidance must be") for scale in (-1, 1e9, "strong", None)),
         ("attention", ("tiny", 1, 5, 0, 0, 0, 3), "Step must be a whole number from 0 to 2"),
         ("attention", ("tiny", 1, 0, 6, 0, 0, 3), "Patch must be a whole number from 0 to 5"),

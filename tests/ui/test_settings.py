@@ -6,13 +6,23 @@ from shared import random_model, random_udit, stirred
 
 from dit_lab.checkpoints import zoo
 from dit_lab.data import Pixels
-from dit_lab.diffusion import SAMPLERS, generate, quality, samplers_for
+from dit_lab.diffusion import QUALITIES, SAMPLERS, generate, quality, samplers_for
 from dit_lab.diffusion.objectives import process_of
 from dit_lab.files import read_json
 from dit_lab.inside import record
 from dit_lab.models import config_of
 from dit_lab.panels import Opened
-from dit_lab.ui.settings import MOST_BYTES, defaults, guidable, kept_bytes, passes, read, samplers, settings_of
+from dit_lab.ui.settings import (
+    MOST_BYTES,
+    defaults,
+    guidable,
+    kept_bytes,
+    passes,
+    qualities,
+    read,
+    samplers,
+    settings_of,
+)
 
 ABOUT = {name: read_json(path / "config.json") for name, path in zoo().items()}
 CONFIGS = {name: config_of(about["model"]) for name, about in ABOUT.items()}
@@ -28,6 +38,21 @@ def test_what_a_page_begins_with_can_be_run_and_is_the_quality_that_was_measured
     assert {key: options[key] for key in ("sampler", "steps")} == quality("good", process_of(config), own)
     assert options.get("cfg_scale", 1.0) == (2.0 if guidable(config) else 1.0)
     assert [each["name"] for each in samplers(config)] == samplers_for(process_of(config))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_quality_that_the_page_offers_can_be_run_and_is_the_one_that_python_names(name):
+    config, own = CONFIGS[name], ABOUT[name].get("qualities")
+    offered = {each["name"]: each for each in qualities(config, own)}
+    assert [*offered] == [*QUALITIES]
+    for word, each in offered.items():
+        way = {key: each[key] for key in ("sampler", "steps")}
+        assert way == quality(word, process_of(config), own)
+        _, options, _ = read(config, ["fp32"], defaults(config, name, own) | way)
+        assert {key: options[key] for key in way} == way
+    if name == "cifar10":
+        assert offered["good"]["title"] == "good: 6 steps of UniPC" and len(offered["good"]["steps"]) == 6
+    assert offered["paper"]["title"] == f"paper: 250 steps of {'Euler' if config.schedule == 'flow' else 'DDPM'}"
 
 
 def test_a_model_without_classes_or_null_label_or_with_two_sides_is_asked_for_no_more_than_it_has():

@@ -7,7 +7,8 @@ const TEXTS = new Set(["checkpoint", "sampler", "precision", "head", "half", "se
 export function write({ settings, place, panel }, push) {
   const told = new URLSearchParams();
   const add = (name, value) => value === null || value === undefined || value === "" || told.set(name, value);
-  for (const name of SETTINGS) add(name, Array.isArray(settings?.[name]) ? settings[name].join(",") : settings?.[name]);
+  const listed = (name, list) => list.join(",") + (name === "steps" && list.length === 1 ? "," : ""); // one timestep is no number of steps
+  for (const name of SETTINGS) add(name, Array.isArray(settings?.[name]) ? listed(name, settings[name]) : settings?.[name]);
   for (const name of PLACE) add(name, place[name]);
   add("panel", panel);
   if (place.edit) add("edit", JSON.stringify(place.edit));
@@ -24,8 +25,8 @@ export function read(hash = location.hash) {
   const value = (name) => {
     const text = told.get(name);
     if (text === null) return null;
-    if (name === "labels" || name === "cfg_interval") return text.split(",").map(Number);
-    if ((name === "size" || name === "steps") && text.includes(",")) return text.split(",").map(Number);
+    const list = () => text.split(",").filter(Boolean).map(Number);
+    if (name === "labels" || name === "cfg_interval" || ((name === "size" || name === "steps") && text.includes(","))) return list();
     if (name === "head" && /^\d+$/.test(text)) return Number(text);
     return TEXTS.has(name) ? text : Number(text);
   };

@@ -11,6 +11,7 @@ const FORM = `
         <label>Seed <span class="lab-with"><input data-name="seed" inputmode="numeric" autocomplete="off" /><button type="button" data-dice title="Another seed" aria-label="Another seed">⟳</button></span><small>same seed, same noise</small></label>
       </div>
       <label class="lab-check" data-of="each"><input data-name="each" type="checkbox" /> <span>a class each, from this one on</span></label>
+      <label><span><abbr data-term="quality">Quality</abbr></span> <select data-name="quality"></select></label>
       <div class="lab-two">
         <label><span><abbr data-term="sampler">Sampler</abbr></span> <select data-name="sampler"></select><small data-sampler-note></small></label>
         <label>Steps <input data-name="steps" type="number" min="1" max="1000" step="1" /><small data-steps-note></small></label>
@@ -61,10 +62,19 @@ export function createSettings({ element, lab, sample, stop, changed }) {
   const numberOf = (name) => (field[name].value.trim() === "" ? null : Number(field[name].value));
 
   const own = () => timesteps && timesteps.sampler === field.sampler.value && timesteps.steps.length === numberOf("steps");
+  const steps = () => (own() ? timesteps.steps : numberOf("steps"));
+  // Sampler and steps of a quality or of a run; the steps may be timesteps.
+  const take = (way) => {
+    field.sampler.value = way.sampler;
+    timesteps = Array.isArray(way.steps) ? way : null;
+    field.steps.value = timesteps ? way.steps.length : way.steps ?? "";
+  };
   const rounded = (t) => String(Number(Number(t).toPrecision(4)));
 
   const notes = () => {
     find("steps-note").textContent = own() ? "at timesteps " + timesteps.steps.slice(0, 8).map(rounded).join(", ") + (timesteps.steps.length > 8 ? " …" : "") : "even, from noise to picture";
+    const named = about.qualities.find((each) => each.sampler === field.sampler.value && String(each.steps) === String(steps()));
+    field.quality.value = named ? named.name : "";
     const chosen = about.samplers.find((each) => each.name === field.sampler.value);
     const word = lab.make("abbr", "", chosen?.title);
     word.dataset.term = chosen?.name;
@@ -88,13 +98,14 @@ export function createSettings({ element, lab, sample, stop, changed }) {
     form.querySelector("datalist").replaceChildren(...about.classes.map((_, label) => Object.assign(document.createElement("option"), { value: said(label) })),
       ...(about.guidable ? [Object.assign(document.createElement("option"), { value: said(about.classes.length) })] : []));
     lab.fill(field.sampler, about.samplers.map(({ name, title }) => [name, title]));
+    lab.fill(field.quality, [...about.qualities.map(({ name, title }) => [name, title]), ["", "as set below"]]);
+    field.quality.lastElementChild.disabled = true; // it says how things are, and is nothing to choose
     lab.fill(field.precision, about.precisions.map((name) => [name, name]));
     field.label.value = classes ? said(labels[0]) : "";
     field.count.value = labels.length;
     field.each.checked = new Set(labels).size > 1;
-    for (const name of ["seed", "steps", "sampler", "cfg_scale", "cfg_channels", "eta", "size", "precision"]) field[name].value = first[name] ?? "";
-    timesteps = Array.isArray(first.steps) ? { sampler: first.sampler, steps: first.steps } : null;
-    if (timesteps) field.steps.value = timesteps.steps.length;
+    for (const name of ["seed", "cfg_scale", "cfg_channels", "eta", "size", "precision"]) field[name].value = first[name] ?? "";
+    take(first);
     [field.low.value, field.high.value] = first.cfg_interval ?? ["", ""];
     if (about.sizes) find("size-note").textContent = "side; trained at " + about.sizes.trained;
     notes();
@@ -108,7 +119,7 @@ export function createSettings({ element, lab, sample, stop, changed }) {
     const labels = Array.from({ length: Math.max(1, Math.min(count || 0, 99)) }, (_, i) => (field.each.checked && count > 1 && label < last ? (label + i) % last : label));
     const interval = [numberOf("low"), numberOf("high")];
     return {
-      checkpoint: about.name, labels, seed: field.seed.value.trim(), steps: own() ? timesteps.steps : numberOf("steps"), sampler: field.sampler.value,
+      checkpoint: about.name, labels, seed: field.seed.value.trim(), steps: steps(), sampler: field.sampler.value,
       cfg_scale: about.guidable ? numberOf("cfg_scale") : 1, cfg_channels: about.guidable ? numberOf("cfg_channels") : null,
       cfg_interval: interval.some((end) => end !== null) && about.guidable ? [interval[0] ?? 0, interval[1] ?? 1000] : null,
       eta: about.etaSamplers.includes(field.sampler.value) ? numberOf("eta") ?? 0 : 0,
@@ -117,7 +128,11 @@ export function createSettings({ element, lab, sample, stop, changed }) {
   };
 
   form.addEventListener("submit", (event) => (event.preventDefault(), sample()));
-  form.addEventListener("input", () => (notes(), changed()));
+  form.addEventListener("input", ({ target }) => {
+    if (target === field.quality) take(about.qualities.find((each) => each.name === target.value));
+    notes();
+    changed();
+  });
   find("stop").addEventListener("click", stop);
   find("dice").addEventListener("click", () => {
     field.seed.value = String(Math.floor(Math.random() * 1e6));

@@ -82,12 +82,13 @@ def evaluate_command(
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
         mine = len(samples.share(crew.process_index, crew.num_processes)) * how_many(sampling.steps)
-        faster = lambda name: fast(
-            loaded.model, precision=name, compile=COMPILE[compile], batch=sampling.passes, forwards=mine,
+        compiling = COMPILE[compile]
+        faster = lambda name, compiling: fast(
+            loaded.model, precision=name, compile=compiling, batch=sampling.passes, forwards=mine,
             tell=say if crew.is_main_process else len,
         )  # fmt: skip
-        if crew.is_main_process:
-            model = faster(samples.drawn_in() if precision == "auto" else precision)
+        if crew.is_main_process:  # where it is left open whether to compile, that is tried after all that is refused
+            model = faster(samples.drawn_in() if precision == "auto" else precision, compiling is True)
             about = provenance(loaded, vae, codec, model) | told.known
             blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
             shape = tuple(codec.decode(blank).shape[1:])
@@ -95,11 +96,15 @@ def evaluate_command(
             samples.kept(settings)  # what does not fit is refused before a judge is trained
             network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
             samples.open(settings, versions())
-            notes = loaded.note, named_classes(loaded.labels), codec.note, f"sampling in {model.speed}"
-            for sentence in filter(None, notes):
+            for sentence in filter(None, (loaded.note, named_classes(loaded.labels), codec.note)):
                 say(sentence)
         crew.wait_for_everyone()
-        model = model if crew.is_main_process else faster(samples.drawn_in())
+        if compiling == "auto" or not crew.is_main_process:
+            seconds = model.speed.seconds if crew.is_main_process else {}
+            model = faster(samples.drawn_in(), compiling)
+            model.speed = replace(model.speed, seconds=seconds | model.speed.seconds)
+        if crew.is_main_process:
+            say(f"sampling in {model.speed}")
         samples.draw(model, codec, crew.process_index, crew.num_processes)
         crew.wait_for_everyone()
         if not crew.is_main_process:

@@ -147,19 +147,20 @@ def sample_command(
     codec = codec_of(loaded, vae, device)
     process = process_of(loaded.config)
     way = chosen(quality, process, sampler, steps, loaded.qualities)
+    way = walk.begun(
+        loaded.model, codec, size, sampler=way["sampler"], steps=walk.spaced(process, way["steps"]), seed=seed, eta=eta,
+        clip_x0=None if isinstance(codec, Pixels) else False,  # latents have no bounds
+    )  # fmt: skip
+    recorded_of = lambda model: Recording(
+        model, numbers, cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval, guide=guide,
+        **{"size": size} | way,
+    )  # fmt: skip
+    recorded_of(loaded.model)  # which refuses what cannot be walked, before anything is timed or compiled
     model = fast(
         loaded.model, precision=precision, compile=COMPILE[compile], batch=len(labels) * (1 + (cfg_scale != 1)),
         size=size, forwards=how_many(way["steps"]), tell=say,
     )  # fmt: skip
-    way = walk.begun(
-        model, codec, size, sampler=way["sampler"], steps=walk.spaced(process, way["steps"]), seed=seed, eta=eta,
-        clip_x0=None if isinstance(codec, Pixels) else False,  # latents have no bounds
-    )  # fmt: skip
-    recording = Recording(
-        model, numbers, cfg_scale=cfg_scale, cfg_channels=cfg_channels, cfg_interval=cfg_interval, guide=guide,
-        **{"size": size} | way,
-    )  # fmt: skip
-    # after all that may be refused, which is said in one sentence
+    recording = recorded_of(model)
     for sentence in filter(None, (loaded.note, named_classes(loaded.labels))):
         say(sentence)
     sample = walked(recording, way["steps"], str(model.speed))

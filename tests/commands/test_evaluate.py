@@ -26,6 +26,7 @@ from dit_lab.evaluation import Judging, Network, Sampling, adm, measure, samples
 from dit_lab.evaluation.features import KEPT, Seen, keep, small_network
 from dit_lab.evaluation.judging import Reference, reference_batch
 from dit_lab.evaluation.metrics import frechet_of_moments, moments
+from dit_lab.models import one_thread
 
 FEW = dict(count=140, batch_size=30, steps=2, cfg_scale=1.5)
 DIGITS = Judging(data="digits")
@@ -50,7 +51,8 @@ def evaluate(home, name, judging=DIGITS, *, model="model", npz=None, **sampling)
     shutil.copy(home / KEPT, home / name)
     # Which precision is faster here would otherwise decide what is drawn.
     places = dict(out=home / name, npz=npz, device="cpu", precision="fp32")
-    return evaluate_command(str(home / model), Sampling(**FEW | sampling), judging, **places)
+    with one_thread():  # as the processes beside this one have: two would round otherwise
+        return evaluate_command(str(home / model), Sampling(**FEW | sampling), judging, **places)
 
 
 def contents(folder):
@@ -282,7 +284,17 @@ def test_what_is_compiled_is_weighed_by_the_forwards_that_are_left(home, monkeyp
         for name in missing:
             (home / "weighed" / name).unlink()
         evaluate(home, "weighed")
-    assert [(how["forwards"], how["compile"]) for how in asked] == [(0, "auto"), (2, "auto"), (4, "auto")]
+    expected = [(left, compiling) for left in (0, 2, 4) for compiling in (False, "auto")]
+    assert [(how["forwards"], how["compile"]) for how in asked] == expected
+
+
+def test_whether_compiled_code_is_faster_is_tried_after_all_that_may_be_refused(home, monkeypatch):
+    shutil.copytree(home / "first", home / "refused")
+    asked, fast = [], evaluate_file.fast
+    monkeypatch.setattr(evaluate_file, "fast", lambda *given, **how: asked.append(how) or fast(*given, **how))
+    with pytest.raises(ValueError):
+        evaluate(home, "refused", seed=9)
+    assert all(how["compile"] is False for how in asked)
 
 
 def test_a_real_picture_in_the_place_of_a_broken_one_counts_with_its_own_label(home):

@@ -61,6 +61,15 @@ def test_whether_to_compile_is_left_open_or_said_and_weighed_by_the_steps(given,
     assert [(how["compile"], how["forwards"]) for how in seen] == [(asked, 7)]
 
 
+def test_what_cannot_be_walked_is_refused_before_anything_is_timed_or_compiled(command, tmp_path, monkeypatch):
+    source, _ = kept(tmp_path)
+    monkeypatch.setattr(sample_file, "fast", lambda *_, **__: pytest.fail("a model was made fast"))
+    options = ["--labels", 1, "--out", tmp_path / "a.png", "--device", "cpu"]
+    for given in (["--steps", 5, "--eta", 7], ["--steps", 10, 900], ["--cfg-scale", 2, "--cfg-channels", 99]):
+        code, _, told = command("sample", source, *options, *given)
+        assert code == 2 and "Traceback" not in told, told
+
+
 def test_shifted_steps_are_recorded(command, tmp_path):
     source, model = kept(tmp_path, **FLOW)
     drawn(

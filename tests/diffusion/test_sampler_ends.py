@@ -22,7 +22,7 @@ from dit_lab.diffusion import (
 )
 from dit_lab.diffusion.checks import seeded_noise, whole_labels
 from dit_lab.diffusion.sampling import predict
-from dit_lab.diffusion.solvers import dpmpp3_step, dpmpp_step, picked
+from dit_lab.diffusion.solvers import Now, dpmpp3_step, dpmpp_step, log_snr, picked, unipc_step
 
 DIFFUSION, FLOW = Diffusion.named("linear", "eps"), Flow()
 GENERATOR = lambda seed=0: torch.Generator().manual_seed(seed)
@@ -235,6 +235,22 @@ def test_from_pure_noise_the_third_step_of_third_order_is_still_that_of_second()
     second, third = (list(sample(model, [1], sampler=name, steps=20)) for name in ("dpmpp", "dpmpp3"))
     assert torch.equal(third[2].previous, second[2].previous)
     assert not torch.allclose(third[3].previous, second[3].previous)
+
+
+def test_after_pure_noise_unipc_mends_a_step_by_the_line_through_the_x0_of_its_two_ends():
+    """A line in log SNR, whose integral along the step is taken finely here."""
+    flow, generator = Flow(8), GENERATOR()
+    noise, first, now = (
+        Now(i, *torch.randn(3, 2, 3, 4, 4, generator=generator, dtype=torch.float64), None) for i in (7, 6, 5)
+    )
+    now = now._replace(x=dpmpp_step(flow, first, (noise,), None, None, 0.0))
+    (_, s), (_, s_next) = flow.levels(6), flow.levels(5)
+    places = torch.linspace(log_snr(flow, 6), log_snr(flow, 5), 2001, dtype=torch.float64)
+    share = (places - places[0]) / (places[-1] - places[0])
+    of_first, of_now = (s_next * torch.trapezoid(places.exp() * part, places) for part in (1 - share, share))
+    mended = now._replace(x=s_next / s * first.x + of_first * first.x0 + of_now * now.x0)
+    expected = dpmpp_step(flow, mended, (first, noise), None, None, 0.0)
+    torch.testing.assert_close(unipc_step(flow, now, (first, noise), None, None, 0.0), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps, alike", [(14, True), (15, False)])

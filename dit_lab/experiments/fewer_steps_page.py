@@ -8,6 +8,7 @@ import torch
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from dit_lab.checkpoints import load
+from dit_lab.commands.bench.report import machine
 from dit_lab.commands.bench.timing import race
 from dit_lab.diffusion import generate
 from dit_lab.experiments.page import save_figure, spelt, write_page
@@ -19,18 +20,19 @@ from dit_lab.models import fast
 COMMAND = "python -m dit_lab experiment fewer-steps"
 PICTURES = 8
 SHOWN = 3  # times the best distance, up to which the figure shows them
-COLOURS = *CATEGORIES, "#56b4e9", "#e69f00"
+COLOURS = *CATEGORIES, "#56b4e9", "#e69f00", "#009e73"
 TITLE = "Fewer forwards: which way of sampling gives good pictures soonest?"
 FAMILIES = {
-    "DDPM": "ddpm", "DDIM": "ddim", "Heun": "heun", "DPM-Solver++(2M)": "dpmpp", "DPM-Solver++(3M)": "dpmpp3",
-    "UniPC": "unipc",
+    "DDPM": "ddpm", "DDIM": "ddim", "Euler": "euler", "Heun": "heun", "DPM-Solver++(2M)": "dpmpp",
+    "DPM-Solver++(3M)": "dpmpp3", "UniPC": "unipc",
 }  # fmt: skip
 
 
 def timed(name: str, table: dict, asked: list[Way], turns: int) -> None:
-    """Seconds of `PICTURES` guided pictures of each way that the table lacks, on one core, taking turns."""
-    there = {(row["model"], row["way"]) for row in table["times"]}
-    missing = {str(way): way for way in asked if (name, str(way)) not in there and not way.searched}
+    """Seconds of `PICTURES` guided pictures of each way that was judged and not timed, on one core, taking turns."""
+    names = lambda rows: {row["way"].removesuffix(", searched") for row in table[rows] if row["model"] == name}
+    wanted = names("rows") - names("times")
+    missing = {str(way): way for way in asked if str(way) in wanted}
     if not missing:
         return
     threads = torch.get_num_threads()
@@ -43,6 +45,7 @@ def timed(name: str, table: dict, asked: list[Way], turns: int) -> None:
             **options_of(way, way.steps, table["settings"]["cfg_scale"]),
         )  # fmt: skip
         seconds = race({key: call(way) for key, way in missing.items()}, turns + 2, torch.device("cpu"))
+        table["machine"] = machine(torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
     rows = [dict(model=name, way=key, seconds=timing.median) for key, timing in seconds.items()]
@@ -57,19 +60,21 @@ def tell(table: dict, results: Path) -> None:
 
 def page(table: dict) -> str:
     """A table a model: its ways from the fewest passes to the most, and what a reader must know beside it."""
-    settings, parts = table["settings"], []
-    for name in dict.fromkeys(row["model"] for row in table["rows"]):
+    settings, parts, names = table["settings"], [], list(dict.fromkeys(row["model"] for row in table["rows"]))
+    for name in names:
         floor = table["floors"][name]
         parts += [f"## {name}\n", f"As many real test pictures are at {floor:.2f}.\n", *rows_of(name, table), ""]
-    seeds = sorted({row["seed"] for row in table["rows"]})
+    seeds = {name: sorted({row["seed"] for row in table["rows"] if row["model"] == name}) for name in names}
+    most = max(seeds.values(), key=len)
+    fewer = [f", of {name} {', '.join(map(str, mine))} alone" for name, mine in seeds.items() if mine != most]
     parts.append(
         f"Guidance {settings['cfg_scale']:g}; {settings['samples']:,} pictures a seed, seeds "
-        f"{', '.join(map(str, seeds))} (mean ± half the range); precision {settings['precision']}. The Fréchet "
-        f"distance is that of the project's own classifier to all test pictures but the first {HELD_OUT:,}; so few "
-        "samples make it too large, by as much in all rows. A pass is a picture once through the network: guidance "
+        f"{', '.join(map(str, most))}{''.join(fewer)} (mean ± half the range); precision {settings['precision']}. The "
+        f"Fréchet distance is that of the project's own classifier to all test pictures but the first {HELD_OUT:,}; so "
+        "few samples make it too large, by as much in all rows. A pass is a picture once through the network: guidance "
         "takes two a step. "
         f"An interval is guidance between timesteps {INTERVAL[0]:g} and {INTERVAL[1]:g} only. Seconds are those of "
-        f"{PICTURES} guided pictures on one core."
+        f"{PICTURES} guided pictures on one core" + (f" ({table['machine']})." if table["times"] else ".")
     )
     return "\n".join(parts)
 
@@ -95,17 +100,21 @@ def by_way(name: str, table: dict) -> dict[str, list[dict]]:
 def figure(table: dict):
     """Distance against passes, a panel a model: a line a solver, crosses the best of what spares or reuses steps."""
     names = list(dict.fromkeys(row["model"] for row in table["rows"]))
-    drawn, axes = panels(1, len(names), 4.0, grid=False)
-    for axis, name in zip(axes[0], names, strict=True):
+    columns = min(len(names), 2 if len(names) == 4 else 3)
+    drawn, axes = panels(-(-len(names) // columns), columns, 4.0, grid=False)
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes.flat, names, strict=False):
         grouped = by_way(name, table)
         point = lambda runs: (runs[0]["passes"], mean(run["frechet"] for run in runs))
         for (title, sampler), colour in zip(FAMILIES.items(), COLOURS, strict=True):
             mine = {way: runs for way, runs in grouped.items() if way.split()[0] == sampler}
+            line = lambda points: zip(*points, strict=True) if points else ([], [])
             plain = sorted(point(runs) for way, runs in mine.items() if "," not in way)
-            axis.plot(*zip(*plain, strict=True), "o-", color=colour, label=title, linewidth=1, markersize=3)
+            axis.plot(*line(plain), "o-", color=colour, label=title, linewidth=1, markersize=3)
             for marker, word in {"x": "interval", "+": "every", "*": "searched"}.items():
                 others = [point(runs) for way, runs in mine.items() if word in way]
-                axis.plot(*(zip(*others, strict=True) if others else ([], [])), marker, color=colour, markersize=5)
+                axis.plot(*line(others), marker, color=colour, markersize=5)
         best = min(point(runs)[1] for runs in grouped.values())
         axis.set(title=f"{name} (real pictures: {table['floors'][name]:.1f})", xscale="log", yscale="log")
         axis.set(xlabel="passes a picture (log scale)", ylabel="Fréchet distance (log scale)")

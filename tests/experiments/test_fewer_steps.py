@@ -9,7 +9,7 @@ from shared import random_model
 
 from dit_lab.data import Images
 from dit_lab.diffusion import generate, objective, process_of, samplers_for
-from dit_lab.experiments import fewer_steps
+from dit_lab.experiments import fewer_steps, fewer_steps_page
 from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real, ways_of
 from dit_lab.experiments.reuse import Reusing, computed, forecast
 from dit_lab.experiments.ways import Way, ways
@@ -89,6 +89,7 @@ def test_results_are_kept_told_and_gone_on_with(monkeypatch, tmp_path):
     assert [row["passes"] for row in first["rows"]] == [6, 8] and len(first["times"]) == 1
     page = (tmp_path / "fewer.md").read_text()
     assert "| ddim 3 | 6 |" in page and "| dpmpp 4, searched | 8 |" in page and (tmp_path / "fewer.png").is_file()
+    assert "guided pictures on one core (" in page and "1 thread," in page
     more = few(monkeypatch, tmp_path, seeds=(1, 2))
     assert more["rows"][:2] == first["rows"] and len(more["rows"]) == 4
     with pytest.raises(ValueError, match="was made with another samples"):
@@ -104,3 +105,14 @@ def test_results_that_are_none_and_unknown_models_are_refused(tmp_path):
     (tmp_path / "mnist.npz").write_bytes(b"no pictures")
     with pytest.raises(ValueError, match="holds no test pictures"):
         real("mnist", tmp_path, tmp_path)
+
+
+def test_a_model_of_fewer_seeds_is_said_to_be_one_and_a_flow_has_a_panel_of_its_own():
+    row = lambda model, way, seed: dict(model=model, way=way, seed=seed, frechet=9.0, agreement=0.5, passes=8)
+    rows = [row("a", way, seed) for way in ("ddim 4", "unipc 4, searched") for seed in (1, 2)]
+    rows += [row(name, "euler 4", 1) for name in "bcd"]
+    settings = dict(samples=20, cfg_scale=2.0, precision="bf16")
+    table = dict(settings=settings, floors=dict.fromkeys("abcde", 1.0), rows=rows, times=[])
+    assert "seeds 1, 2, of b 1 alone, of c 1 alone, of d 1 alone (mean" in fewer_steps_page.page(table)
+    drawn = fewer_steps_page.figure(table)
+    assert [axis.get_title() for axis in drawn.axes] == [f"{name} (real pictures: 1.0)" for name in "abcd"]

@@ -84,7 +84,8 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     able = [name for name, has in torch.cpu.get_capabilities().items() if has is True and "bf16" in name]
-    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads, {' '.join(able) or 'no bf16 instructions'}"
+    threads = f"{(count := torch.get_num_threads())} thread{'s' * (count != 1)}"
+    cpu = f"{platform.machine()} CPU, {threads}, {' '.join(able) or 'no bf16 instructions'}"
     return f"{cpu}, torch {torch.__version__}"
 
 

@@ -20,7 +20,7 @@ from dit_lab.models import fast
 COMMAND = "python -m dit_lab experiment fewer-steps"
 PICTURES = 8
 SHOWN = 3  # times the best distance, up to which the figure shows them
-COLOURS = *CATEGORIES, "#56b4e9", "#e69f00", "#009e73"
+COLOURS = *CATEGORIES, "#56b4e9", "#e69f00", "#000000"
 TITLE = "Fewer forwards: which way of sampling gives good pictures soonest?"
 FAMILIES = {
     "DDPM": "ddpm", "DDIM": "ddim", "Euler": "euler", "Heun": "heun", "DPM-Solver++(2M)": "dpmpp",

@@ -1,5 +1,7 @@
 """Distances between features against closed forms, brute force, and implementations of their own."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -160,3 +162,25 @@ def test_rounding_below_zero_leaves_a_distance_a_number():
         assert abs(frechet_distance(a, a)) < 1e-5
         for b in few:
             assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-6, abs=1e-5)
+
+
+def test_a_kernel_distance_warns_of_nothing():
+    """torchmetrics warns of the memory that its features take; here they are all there already."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kernel_distance(correlated(20, 0), correlated(20, 1))
+
+
+def test_a_point_as_far_as_the_neighbour_is_within_the_manifold():
+    """1904.06991, equation 1: a distance of at most the radius."""
+    line = torch.arange(5.0)[:, None]
+    points = torch.tensor([[-1.0], [-1.01], [5.0], [5.01], [2.5]])
+    assert metrics.covered(points, line, k=1).tolist() == [True, False, True, False, True]
+    alike = torch.zeros(6, 3)
+    assert precision_recall(alike, alike) == (1, 1)
+
+
+def test_one_of_several_processes_measures_its_own_pictures_and_asks_no_other(monkeypatch):
+    alone = kernel_distance(correlated(20, 0), correlated(20, 1))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)  # nobody is there to be asked
+    assert kernel_distance(correlated(20, 0), correlated(20, 1)) == alone

@@ -135,3 +135,10 @@ def test_recall_of_samples_whose_neighbours_are_all_in_their_own_group():
     drawn, real = places + features(160, 5), places + features(160, 6)
     expected = written_out(lambda left: precision_recall(real, drawn[left])[1], 160)
     assert spread.of_recall(real, drawn) == pytest.approx(expected, rel=1e-9) and expected > 0
+
+
+def test_recall_counts_what_lies_as_far_as_the_neighbour():
+    """Whole numbers: many pictures lie exactly on the edge of a ball."""
+    drawn, real = ((3 * features(count, seed, width=2)).round() for count, seed in ((80, 1), (60, 2)))
+    expected = written_out(lambda left: precision_recall(real, drawn[left])[1], 80)
+    assert spread.of_recall(real, drawn) == pytest.approx(expected, rel=1e-9) and expected > 0

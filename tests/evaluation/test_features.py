@@ -1,5 +1,6 @@
 """What looks at pictures: classifiers that learn, are kept and found again, and Inception from the user's own file."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -171,7 +172,9 @@ def test_inception_is_torch_fidelitys_network_with_the_weights_in_torchs_cache(r
     expected = theirs(pixels)
     assert torch.equal(seen.features, expected[0]) and torch.equal(seen.logits, expected[1])
     assert seen.spatial.shape == (2, 2023)
-    assert seen.features.shape == (2, network.width) and network.about["weights"] == FILE
+    digest = hashlib.sha256((folder / FILE).read_bytes()).hexdigest()[:8]  # of the released file it is in its name
+    assert network.about == {"network": "inception", "weights": FILE, "sha256": digest}
+    assert seen.features.shape == (2, network.width)
     assert "torchvision" not in sys.modules and "torch_fidelity" not in sys.modules
 
 

@@ -1,5 +1,8 @@
 """Judges at hand: of the 8 x 8 digits, trained at first use, and those of the zoo; how far each is to be trusted."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -34,6 +37,16 @@ def test_it_is_seeded_made_once_and_disturbs_nobodys_random_numbers(held_back):
     assert digits_judge() is digits_judge()
 
 
+def test_agreement_is_the_share_read_as_asked_a_number_whatever_holds_the_labels(held_back):
+    judge, (x, _) = digits_judge(), held_back
+    assert judge.network(x).shape == (299, 10)
+    asked = judge.read(x[:8])
+    asked[[2, 5]] = (asked[[2, 5]] + 1) % 10
+    for labels in asked, asked.tolist(), asked.numpy():
+        agreed = judge.agreement(x[:8], labels)
+        assert agreed == 0.75 and type(agreed) is type(judge.accuracy) is float
+
+
 def test_its_features_tell_digits_from_noise(held_back):
     judge, (x, _) = digits_judge(), held_back
     features = judge.features(x)
@@ -48,6 +61,13 @@ def test_the_zoos_judges_are_at_hand_by_name_with_the_figure_that_they_were_made
     assert zoo_judge("cifar10").features(torch.zeros(2, 3, 32, 32)).shape == (2, 128)
     with pytest.raises(ValueError, match="there is no judge 'imagenet'; there are cifar10, mnist16, mnist28"):
         zoo_judge("imagenet")
+
+
+def test_judges_that_are_there_are_told_in_order_whatever_order_a_disk_has_them_in(monkeypatch):
+    there = [Path(f"{name}.safetensors") for name in ("b", "c", "a")]
+    monkeypatch.setattr(judges, "JUDGES", SimpleNamespace(glob=lambda pattern: iter(there)))
+    with pytest.raises(ValueError, match="there is no judge 'd'; there are a, b, c$"):
+        zoo_judge("d")
 
 
 def test_judges_are_done_with_learning():

@@ -71,6 +71,8 @@ class PanelWidget(anywidget.AnyWidget):
 def show(name: str, opened: Opened, *, asked=(), live: str | bool = "auto", **place) -> Shown:
     """A panel of a run, opened at a `place`: step, sample, patch, block, head, half.
 
+    Widgets of one run move together, and so to the place of the last that was shown with one.
+
     `live` "auto" is the widget, and what the notebook keeps for when there is no kernel: a page that scrubs, with the
     answers to `asked` (requests of the panel) in it, and a still picture. True is the widget alone, False what is kept.
     Raises ValueError on another panel, a place that is not there, or a request that cannot be answered.

@@ -6,6 +6,7 @@ const load = (text) => {
 };
 // What widgets of a page have in common is asked for once: scripts and looks, and a lab a run while it is shown.
 const shared = (globalThis.ditLab ??= { parts: new Map(), labs: new Map() });
+shared.placed ??= new Set(); // widgets that have shown their place: drawn again, one stays where the others are by now
 const PATIENCE = 20000; // milliseconds that a widget waits for what another asked for: that one's kernel may be gone
 const once = async (map, key, make) => {
   if (map.has(key)) {
@@ -36,19 +37,21 @@ async function render({ model, el }) {
   const fetched = (part) => once(shared.parts, part + " " + model.get("version"), () => asking({ part }));
   const script = async (part) => load(await fetched(part));
   const show = async () => {
-    const name = model.get("name"), run = model.get("run");
+    const name = model.get("name"), run = model.get("run"), place = model.get("place"), token = model.get("saved");
     const [{ createLab }, { mount }, { explain }, looks, data] = await Promise.all(
       [script("lab"), script("panel " + name), script("glossary"), fetched("looks " + name), asking({ part: "data" })]);
     const lab = await once(shared.labs, run, async () => {
       const lab = Object.assign(createLab(), { shown: 0 });
-      await lab.open(await asking({ part: "run" }), model.get("place"));
+      await lab.open(await asking({ part: "run" }), place);
       return lab;
     });
+    if (!shared.placed.has(token)) lab.set(place); // whichever of a run's widgets was there first
+    shared.placed.add(token);
     const left = () => --lab.shown || shared.labs.delete(run);
     lab.shown++;
     if (gone) return left;
     const root = document.createElement("div"), style = document.createElement("style");
-    root.className = "lab-root lab-live-" + model.get("saved"); // the page that the notebook keeps gives way to it
+    root.className = "lab-root lab-live-" + token; // the page that the notebook keeps gives way to it
     style.textContent = looks;
     el.replaceChildren(style, root);
     const send = (request, told) => asking({ request }, told), panel = mount({ element: root, data, send, lab });

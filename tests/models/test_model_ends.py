@@ -3,12 +3,14 @@
 import pytest
 import torch
 from shared import random_model, random_udit, stirred
+from torch import nn
 
 from dit_lab.models import Config, count, fold, pick_device, preset
 from dit_lab.models.conv_mlp import LinearPair
 from dit_lab.models.devices import clocked, fastest, in_turns, one_thread, uses_bf16
 from dit_lab.models.grid_layers import rotations
 from dit_lab.models.layers import position_waves, timestep_waves
+from dit_lab.models.unfilled import unfilled
 
 CPU = torch.device("cpu")
 
@@ -67,6 +69,31 @@ def test_a_width_that_is_no_whole_number_is_refused_in_a_sentence(value):
 def test_a_model_in_bf16_is_counted_like_the_same_in_fp32():
     model = random_model()
     assert count(model) == count(random_model().bfloat16())
+
+
+class OneProduct(nn.Module):
+    """A network of one's own, of one product, which takes pictures of its own dtype alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(24, 24)
+
+    def forward(self, x, t, y):
+        if x.dtype != self.linear.weight.dtype:
+            raise ValueError("another dtype")
+        return self.linear(x.flatten(1)).view_as(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_network_is_counted_in_the_dtype_that_it_is_in(dtype):
+    (row,) = count(OneProduct().to(dtype), shape=(2, 3, 4)).rows
+    assert row.macs == 24 * 24 and row.trained == 24 * 24 + 24
+
+
+def test_parts_are_told_in_the_order_in_which_the_model_has_them():
+    blocks = [f"blocks.*.{part}" for part in ("attn", "mlp", "modulation")]
+    before, after = ["patch_embedding", "time_embedding", "label_embedding"], ["final_norm", "out", "positions"]
+    assert [row.part for row in count(random_model()).rows] == [*before, *blocks, *after]
 
 
 def test_tensors_that_lie_in_no_part_are_told_as_one():
@@ -168,3 +195,11 @@ def test_the_fastest_is_fp32_unless_another_is_worth_it():
     assert fastest(dict(fp32=1.0, bf16=0.9), 1.05) == "bf16"
     assert fastest(dict(fp32=1.0, bf16=0.99), 1.05) == "fp32"
     assert fastest(dict(fp32=1.0, bf16=2.0), 1.05) == "fp32"
+    assert fastest(dict(fp32=1.0, bf16=0.8, fp16=0.5), 1.05) == "fp16"
+
+
+def test_what_is_built_to_be_filled_has_the_dtypes_it_asks_for_and_no_memory():
+    with unfilled():
+        linear, scale = nn.Linear(2, 3, dtype=torch.float64), nn.Parameter(torch.full((2,), fill_value=3.0))
+    assert {tensor.dtype for tensor in linear.parameters()} == {torch.float64}
+    assert {tensor.device.type for tensor in (linear.weight, linear.bias, scale)} == {"meta"}

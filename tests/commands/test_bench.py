@@ -8,12 +8,12 @@ import torch
 from diffusers import DDIMScheduler
 from shared import random_model, random_udit
 
-from dit_lab.commands.bench import bench_command
+from dit_lab.commands.bench import bench_command, sampling
 from dit_lab.commands.bench import looking as inside
 from dit_lab.commands.bench.contestants import SCALE, diffusers_model, diffusers_step, original_model, ours
 from dit_lab.commands.bench.loading import bench_load, most_memory, parts, read
 from dit_lab.commands.bench.report import compete
-from dit_lab.commands.bench.sampling import inputs, relative_error
+from dit_lab.commands.bench.sampling import Entry, Field, bench_forward, bench_step, inputs, relative_error
 from dit_lab.commands.bench.timing import race, timing
 from dit_lab.inside import record
 from dit_lab.models import preset
@@ -82,6 +82,30 @@ def test_a_contestant_that_fails_says_why_and_the_others_go_on(capsys):
     assert failed.why == "RuntimeError: no such kernel" and failed.median is None
     assert works.median is not None and works.ratio is None
     assert "no such kernel" in capsys.readouterr().out
+
+
+def failing(*inputs):
+    raise RuntimeError("no such kernel")
+
+
+@pytest.mark.parametrize("bench", [bench_forward, bench_step])
+@pytest.mark.parametrize("entry", [Entry(failing, lambda x, y: lambda: x), Entry(lambda x, t, y: x, failing)])
+def test_one_that_fails_where_its_error_or_its_step_is_asked_for_is_left_out_alone(bench, entry, monkeypatch, capsys):
+    fails = entry.ask is failing or bench is bench_step
+    parties = {"theirs": lambda *_: {"theirs, fp32": entry}, "gone": failing, "dit_lab": sampling.our_party}
+    monkeypatch.setattr(sampling, "PARTIES", parties)
+    monkeypatch.setattr(sampling, "relative_error", lambda x, exact: 0.0)
+    gone, theirs, *ours = bench("DiT-nano/8", 1, Field(ALONE, 3, None, False, PEAKS))
+    assert (gone.who, gone.why, gone.median) == ("gone", "left out: no such kernel", None)
+    assert theirs.who == "theirs, fp32" and theirs.why == ("RuntimeError: no such kernel" if fails else "")
+    assert [line.who for line in ours] == ["dit_lab, fp32", "dit_lab, fast, bf16"] and all(line.median for line in ours)
+    assert capsys.readouterr().out.count("no such kernel") == 1 + fails
+
+
+def test_where_nobody_can_take_part_that_is_all_there_is(monkeypatch):
+    monkeypatch.setattr(sampling, "PARTIES", {"gone": failing})
+    (line,) = bench_forward("DiT-nano/8", 1, Field(ALONE, 3, None, False, PEAKS))
+    assert line.why == "left out: no such kernel"
 
 
 def test_an_original_that_is_none_is_told(tmp_path):

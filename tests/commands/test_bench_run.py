@@ -83,6 +83,22 @@ def test_it_prints_and_keeps_a_line_a_way_with_its_error(home, tmp_path, capsys)
     assert all(who in capsys.readouterr().out for who in [*lines][:1])
 
 
+def test_where_diffusers_fails_ours_are_run_and_it_is_told(home, monkeypatch, capsys):
+    def fails(*_):
+        raise RuntimeError("no such kernel")
+
+    def ours(model, drawn, own):
+        return {"one that fails": fails, "one step": lambda: drawn(model, sampler="ddim", steps=1)}
+
+    for name, value in {"ALL": 2, "our_runs": ours, "diffusers_model": fails}.items():
+        monkeypatch.setattr(running, name, value)
+    told = {line.who: line.why for line in running.bench_run(str(home / "eps"), 3, torch.device("cpu"))}
+    assert told == {
+        "diffusers": "left out: no such kernel", "one that fails": "RuntimeError: no such kernel", "one step": "",
+    }  # fmt: skip
+    assert capsys.readouterr().out.count("no such kernel") == 2
+
+
 def test_a_flow_is_run_without_diffusers_whose_pipeline_is_not_for_it(home, tmp_path):
     bench_command("run", models=(str(home / "flow"),), rounds=3, out=tmp_path)
     lines = json.loads((tmp_path / "bench-run.json").read_text())["lines"]

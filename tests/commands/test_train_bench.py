@@ -7,7 +7,7 @@ import torch
 
 from dit_lab.commands.bench import training
 from dit_lab.commands.bench.sampling import Field
-from dit_lab.commands.bench.training import Noise, bench_training, checked, gradients, relative_error, stepping
+from dit_lab.commands.bench.training import Noise, bench_training, compared, gradients, relative_error, stepping
 from dit_lab.models import build, preset
 from dit_lab.training import TrainOptions, train
 
@@ -69,7 +69,7 @@ def test_one_that_fails_at_its_step_fails_again_with_its_reason_and_the_others_a
 
     net, calls = model(), {}
     calls["whole"] = stepping(net, preset(NAME), 2, "fp32")
-    found, errors = checked({"full": full, **calls}, net, gradients(net, stepping(net, preset(NAME), 2, "fp32")))
+    found, errors = compared({"full": full, **calls}, net, gradients(net, stepping(net, preset(NAME), 2, "fp32")))
     assert list(found) == ["full", "whole"] and list(errors) == ["whole"]
     with pytest.raises(RuntimeError, match="out of memory"):
         found["full"]()

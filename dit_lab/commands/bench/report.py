@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,6 +43,32 @@ class Line:
         return f"  {self.who:34}{spelt(self.median):>10}{spread:>8.0%}{ratio:>9}{share:>9}{error:>10}"
 
 
+def checked(ways: dict[str, object], check: Callable) -> tuple[dict[str, Callable], dict[str, float]]:
+    """The contestants' calls and their errors, both by `check(way) -> call, error`.
+
+    The call of one that fails there fails again, so that `compete` says why.
+    """
+    calls, errors = {}, {}
+    for who, way in ways.items():
+        try:
+            calls[who], errors[who] = check(way)
+        except FAILURES as error:
+            calls[who] = partial(failing, error.with_traceback(None))
+    return calls, errors
+
+
+def failing(error: Exception) -> None:
+    """Fail as before."""
+    raise error
+
+
+def left_out(work: str, who: str, error: Exception) -> Line:
+    """The line, printed, of a whole code base that cannot take part."""
+    line = Line(work, who, why=f"left out: {' '.join(str(error).split())}")
+    print(line)
+    return line
+
+
 def compete(
     work: str, calls: dict[str, Callable], rounds: int, device, *, flops: float = 0, peaks=None, errors=None
 ) -> list[Line]:
@@ -58,7 +85,7 @@ def compete(
         except FAILURES as error:
             failed[who] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
     times = race(able, rounds, device)
-    first = times.get(next(iter(calls)))
+    first = times.get(next(iter(calls), None))
     lines = []
     for who in calls:
         if who in failed:

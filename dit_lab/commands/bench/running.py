@@ -5,7 +5,6 @@ which compute some steps and forecast what lies between, and half precision stan
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from dit_lab.checkpoints import load
 from dit_lab.commands.bench.contestants import diffusers_guided, diffusers_model
-from dit_lab.commands.bench.report import Line, compete
+from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out
 from dit_lab.commands.bench.sampling import relative_error
 from dit_lab.diffusion import generate, how_many, process_of, quality, sample
 from dit_lab.models import fast
@@ -32,13 +31,15 @@ def bench_run(name: str, rounds: int, device: torch.device) -> list[Line]:
     labels = [number % model.config.num_classes for number in range(PICTURES)]
     drawn = partial(generate, labels=labels, cfg_scale=GUIDANCE, seed=0, clip_x0=False)
     exact = drawn(model, sampler="ddim", steps=ALL)
-    calls = our_runs(model, drawn, loaded.qualities)
+    work, calls, lines = f"{name}, {PICTURES} guided pictures", our_runs(model, drawn, loaded.qualities), []
     if model.config.prediction == "eps" and model.config.schedule == "linear":  # what diffusers' pipeline is for
         noise = next(sample(model, labels, steps=2, seed=0)).x
-        with suppress(ImportError):
+        try:
             calls |= dict(their_runs(model, noise, torch.tensor(labels, device=device)))
-    errors = {who: relative_error(call(), exact) for who, call in calls.items()}
-    return compete(f"{name}, {PICTURES} guided pictures", calls, rounds, device, errors=errors)
+        except FAILURES as error:
+            lines.append(left_out(work, "diffusers", error))
+    calls, errors = checked(calls, lambda call: (call, relative_error(call(), exact)))
+    return lines + compete(work, calls, rounds, device, errors=errors)
 
 
 def our_runs(model: nn.Module, drawn: Callable, own: dict) -> dict[str, Callable]:

@@ -1,7 +1,6 @@
 """Where people wait: a forward, and a guided step of sampling, of the same network in each library."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from dit_lab.commands.bench.contestants import (
     original_step,
     ours,
 )  # fmt: skip
-from dit_lab.commands.bench.report import Line, compete
+from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out
 from dit_lab.commands.bench.timing import peak
 from dit_lab.diffusion import generate, sample
 from dit_lab.models import DiTConfig, count, fast, preset
@@ -58,24 +57,45 @@ class Entry:
     step: Callable
 
 
-def entries(model: nn.Module, field: Field, batch: int) -> dict[str, Entry]:
-    """Who takes part, the original first where it is there; each is named with the precision of its products."""
-    device, found = field.device, {}
-    if field.original:
-        theirs = original_model(model, field.original)
-        ask = lambda x, t, y: theirs(x, t, y)
-        step = lambda x, y: original_step(theirs, field.original, x, y)
-        found["original, its default (fp32)"] = Entry(in_tf32(ask), lambda x, y: in_tf32(step(x, y)))
-        found["original, autocast bf16"] = Entry(autocast(ask, device), lambda x, y: autocast(step(x, y), device))
-    with suppress(ImportError):
-        other = diffusers_model(model)
-        ask = lambda x, t, y: other(x, timestep=t, class_labels=y).sample
-        found["diffusers, fp32"] = Entry(ask, lambda x, y: diffusers_step(other, x, y))
-        found["diffusers, autocast bf16"] = Entry(
-            autocast(ask, device), lambda x, y: autocast(diffusers_step(other, x, y), device)
-        )
-    plain = fast(model, precision="fp32")
-    found["dit_lab, fp32"] = Entry(plain, lambda x, y: our_step(plain, y))
+def entries(work: str, model: nn.Module, field: Field, batch: int) -> tuple[dict[str, Entry], list[Line]]:
+    """Who takes part in a work, the original first where it is there, and a line for each code base that cannot."""
+    found, lines = {}, []
+    for code, party in PARTIES.items():
+        try:
+            found |= party(model, field, batch)
+        except FAILURES as error:
+            lines.append(left_out(work, code, error))
+    return found, lines
+
+
+def original_party(model: nn.Module, field: Field, batch: int) -> dict[str, Entry]:
+    """The original at its default, TF32 products on a GPU, and under autocast; nobody without a checkout."""
+    if not field.original:
+        return {}
+    theirs, device = original_model(model, field.original), field.device
+    ask = lambda x, t, y: theirs(x, t, y)
+    step = lambda x, y: original_step(theirs, field.original, x, y)
+    return {
+        "original, its default (fp32)": Entry(in_tf32(ask), lambda x, y: in_tf32(step(x, y))),
+        "original, autocast bf16": Entry(autocast(ask, device), lambda x, y: autocast(step(x, y), device)),
+    }
+
+
+def diffusers_party(model: nn.Module, field: Field, batch: int) -> dict[str, Entry]:
+    """diffusers' model in fp32 and under autocast."""
+    theirs, device = diffusers_model(model), field.device
+    ask = lambda x, t, y: theirs(x, timestep=t, class_labels=y).sample
+    step = lambda x, y: diffusers_step(theirs, x, y)
+    return {
+        "diffusers, fp32": Entry(ask, step),
+        "diffusers, autocast bf16": Entry(autocast(ask, device), lambda x, y: autocast(step(x, y), device)),
+    }
+
+
+def our_party(model: nn.Module, field: Field, batch: int) -> dict[str, Entry]:
+    """Ours, each named with the precision of its products: as it is, fast, and compiled where that is asked for."""
+    plain, device = fast(model, precision="fp32"), field.device
+    found = {"dit_lab, fp32": Entry(plain, lambda x, y: our_step(plain, y))}
     for compiles in (False, True) if field.compile else (False,):
         for name in ("bf16",) if device.type == "cuda" else ("fp32", "bf16"):
             if name == "fp32" and not compiles:
@@ -85,6 +105,9 @@ def entries(model: nn.Module, field: Field, batch: int) -> dict[str, Entry]:
                 partial(asked_ahead, quick), lambda x, y, quick=quick: our_step(quick, y)
             )
     return found
+
+
+PARTIES = {"original": original_party, "diffusers": diffusers_party, "dit_lab": our_party}
 
 
 def asked_ahead(model: nn.Module, x, t, y):
@@ -137,29 +160,26 @@ def inputs(config: DiTConfig, batch: int, device: torch.device):
 @torch.no_grad()
 def bench_forward(name: str, batch: int, field: Field) -> list[Line]:
     """A forward of a preset, a line a contestant."""
-    config = preset(name)
+    config, work = preset(name), f"{name} forward, {batch}"
     model = ours(config, field.device)
-    found, (x, t, y) = entries(model, field, batch), inputs(config, batch, field.device)
+    (found, lines), (x, t, y) = entries(work, model, field, batch), inputs(config, batch, field.device)
     exact = model(x, t, y)
-    calls = {who: partial(entry.ask, x, t, y) for who, entry in found.items()}
-    errors = {who: relative_error(call(), exact) for who, call in calls.items()}
+    ways = {who: partial(entry.ask, x, t, y) for who, entry in found.items()}
+    calls, errors = checked(ways, lambda call: (call, relative_error(call(), exact)))
     flops, peaks = 2 * batch * count(config).macs, {who: field.peak_of(who) for who in found}
-    work = f"{name} forward, {batch}"
-    return compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
+    return lines + compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
 
 
 @torch.no_grad()
 def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
     """A guided step of a preset, a line a contestant; errors are those of one forward, a sample's is told after."""
-    config = preset(name)
+    config, work = preset(name), f"{name} guided step, {pictures}"
     model = ours(config, field.device)
-    found, (x, t, y) = entries(model, field, 2 * pictures), inputs(config, pictures, field.device)
+    (found, lines), (x, t, y) = entries(work, model, field, 2 * pictures), inputs(config, pictures, field.device)
     exact = model(x, t, y)
-    errors = {who: relative_error(entry.ask(x, t, y), exact) for who, entry in found.items()}
-    calls = {who: entry.step(x, y) for who, entry in found.items()}
+    calls, errors = checked(found, lambda entry: (entry.step(x, y), relative_error(entry.ask(x, t, y), exact)))
     flops, peaks = 4 * pictures * count(config).macs, {who: field.peak_of(who) for who in found}
-    work = f"{name} guided step, {pictures}"
-    lines = compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
+    lines += compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
     drawn = generate(model, y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0)
     quick = fast(model, precision="bf16")
     error = relative_error(generate(quick, y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0), drawn)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from dit_lab.commands.bench.contestants import autocast, diffusers_model, importable, original_model, ours
-from dit_lab.commands.bench.report import FAILURES, Line, compete
+from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out
 from dit_lab.commands.bench.sampling import Field, in_tf32, inputs, latents
 from dit_lab.commands.bench.timing import stirred
 from dit_lab.models import DiTConfig, build, count, preset
@@ -53,8 +53,7 @@ def bench_training(names: tuple[str, ...], batch: int, field: Field) -> list[Lin
             try:
                 found, wrong = party(config, size, field)
             except FAILURES as error:
-                lines.append(Line(work, code, why=f"left out: {' '.join(str(error).split())}"))
-                print(lines[-1])
+                lines.append(left_out(work, code, error))
                 continue
             calls, errors = calls | found, errors | wrong
         flops, peaks = 6 * size * count(config).macs, {who: field.peak_of(who) for who in calls}
@@ -76,7 +75,7 @@ def original_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[st
         "original, its default (fp32)": in_tf32(step),
         "original, autocast bf16": autocast(step, field.device),
     }
-    return checked(ways, model, gradients(model, step))
+    return compared(ways, model, gradients(model, step))
 
 
 def diffusers_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -86,7 +85,7 @@ def diffusers_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[s
     ways = {"diffusers, fp32": step, "diffusers, autocast bf16": autocast(step, field.device)}
     if field.device.type == "cuda":
         del ways["diffusers, fp32"]
-    return checked(ways, model, gradients(model, step))
+    return compared(ways, model, gradients(model, step))
 
 
 def our_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -99,7 +98,7 @@ def our_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Ca
     ways["dit_lab, bf16"] = stepping(model, config, batch, "bf16")
     if field.compile:
         ways["dit_lab, bf16, compiled"] = stepping(model, config, batch, "bf16", compile=True)
-    return checked(ways, model, exact)
+    return compared(ways, model, exact)
 
 
 PARTIES = {"original": original_party, "diffusers": diffusers_party, "dit_lab": our_party}
@@ -114,23 +113,11 @@ def stepping(model: nn.Module, config: DiTConfig, batch: int, precision: str, co
     return partial(next, train(mine, Noise(config, 8 * batch), options))
 
 
-def checked(
+def compared(
     ways: dict[str, Callable], model: nn.Module, exact: list[torch.Tensor]
 ) -> tuple[dict[str, Callable], dict[str, float]]:
     """The contestants of a code base, and the errors of their gradients; one that fails does so again when run."""
-    found, errors = {}, {}
-    for who, step in ways.items():
-        try:
-            errors[who] = relative_error(gradients(model, step), exact)
-            found[who] = step
-        except FAILURES as error:
-            found[who] = partial(failing, error.with_traceback(None))
-    return found, errors
-
-
-def failing(error: Exception) -> None:
-    """Fail as before."""
-    raise error
+    return checked(ways, lambda step: (step, relative_error(gradients(model, step), exact)))
 
 
 def gradients(model: nn.Module, step: Callable) -> list[torch.Tensor]:

@@ -136,34 +136,50 @@ def test_the_relative_error_is_of_norms():
 
 
 def told_of(row, line):
-    """Milliseconds of the base and of the look, their ratio, and whether it is said to be over the bound."""
-    numbers = rf" +{row.against} +([\d.]+) ms +([\d.]+) ms +([\d.]+)x +{row.bound}x(  over its bound)?"
-    *times, over = re.fullmatch(row.name + numbers, line).groups()
+    """Milliseconds of the base and of the look, their ratio, whether it is said to be over the bound, and the error."""
+    numbers = rf" +{row.against} +([\d.]+) ms +([\d.]+) ms +\d+% +([\d.]+)x +{row.bound}x"
+    *times, error, over = re.fullmatch(row.name + numbers + r" *(\d\.\de[+-]\d\d)?( +over its bound)?", line).groups()
+    assert bool(error) == bool(row.error) and float(error or 0) < 1e-5
     return *map(float, times), bool(over)
 
 
-def test_inside_has_a_row_for_each_look_with_its_time_over_what_it_is_measured_against(capsys):
-    bench_command("look", models=("DiT-nano/4",), rounds=3)
-    about, head, *lines = capsys.readouterr().out.splitlines()
-    assert "rounds: 3; one sample" in about and head.split()[0] == "DiT-nano/4"
-    for row, line in zip(inside.ROWS, lines, strict=True):
+def test_inside_has_a_row_for_each_look_with_its_time_over_what_it_is_measured_against(tmp_path, capsys):
+    bench_command("look", models=("DiT-nano/4",), rounds=3, out=tmp_path)
+    about, head, *lines, _ = capsys.readouterr().out.splitlines()
+    kept = json.loads((tmp_path / "bench-look.json").read_text())
+    assert "rounds: 3, looks into: one sample" in about and head.split()[0] == "DiT-nano/4"
+    assert kept["about"]["rounds"] == 3 and "a scrub" in kept["about"]["without a row"]
+    for row, line, cost in zip(inside.ROWS, lines, kept["lines"], strict=True):
         base, look, ratio, over = told_of(row, line)
         assert look / base == pytest.approx(ratio, rel=0.2, abs=0.1)
         assert over == (ratio > row.bound) or ratio == pytest.approx(row.bound, abs=0.01)
+        assert (cost["model"], cost["look"], cost["against"]) == ("DiT-nano/4", row.name, row.against)
+        assert cost["median"] / cost["base"] == cost["ratio"] and cost["low"] <= cost["median"] <= cost["high"]
+    page = (tmp_path / "bench-look.md").read_text()
+    assert page == inside.page("look", kept["about"], [inside.Cost(**line) for line in kept["lines"]])
+    assert "## DiT-nano/4" in page and page.count("\n| ") == 2 + len(inside.ROWS)
 
 
 @pytest.mark.parametrize("model", [random_udit(), random_model("in_context")], ids=["u", "joined"])
 def test_every_look_is_there_for_other_models_too(model):
     run = record(model, [0], steps=4, cfg_scale=2.0)
     for row in inside.ROWS:
-        told_of(row, inside.timed(row, run, model, 3, torch.device("cpu")))
+        told_of(row, str(inside.timed("other", row, run, model, 3, ALONE)))
 
 
-def test_a_look_that_a_model_does_not_have_says_why_in_its_row(capsys):
+def test_a_look_that_a_model_does_not_have_says_why_in_its_row():
     model = random_model(num_classes=0)
     row = next(row for row in inside.ROWS if row.name == "guidance field")
-    line = inside.timed(row, record(model, [0], steps=4), model, 3, torch.device("cpu"))
-    assert line.split(maxsplit=2) == ["guidance", "field", "a model without classes has no unconditional half"]
+    cost = inside.timed("unguided", row, record(model, [0], steps=4), model, 3, ALONE)
+    why = "a model without classes has no unconditional half"
+    assert str(cost).split(maxsplit=2) == ["guidance", "field", why] and f"| guidance field | {why} |" in inside.told(
+        cost
+    )
+
+
+def test_a_look_that_takes_longer_than_promised_is_told_on_its_page():
+    cost = inside.Cost("model", "lens", "replay", 1.1, 0.1, 0.2, 0.15, 0.25, 2.0)
+    assert inside.told(cost) == "| lens | replay | 100 ms | 200 ms | 50% | 2.00x, over its bound | 1.1x |  |"
 
 
 @pytest.mark.parametrize("arguments", [["outside"], ["look", "--models", "nothing-of-the-kind"]])

@@ -67,9 +67,9 @@ def bench_command(
     about = {"machine": machine(place), "rounds": rounds}
     if what == "growth":
         return bench_growth(rounds, place, about, out)
-    told = ", ".join(f"{name}: {value}" for name, value in about.items())
     if what == "look":
-        return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, told)
+        return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, about, out)
+    told = ", ".join(f"{name}: {value}" for name, value in about.items())
     if what == "run":
         print(told)
         lines = [line for name in models or ("mnist",) for line in bench_run(name, rounds, place)]

@@ -28,6 +28,7 @@ from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
 from dit_lab.files import add_line, apart, checksum, make_folder, writable
 from dit_lab.models import COMPILE, DTYPES, PRECISION, fast
+from dit_lab.models.compiling import check_compiler
 from dit_lab.training import device_of, processes
 from dit_lab.training.lock import hold
 
@@ -68,8 +69,8 @@ def evaluate_command(
         device: cpu, cuda, mps, or auto.
         precision: What the model's blocks compute in, fp32, bf16 or fp16; auto is what the samples that are there were
             made in, else what is faster for this model here, found out in a few steps. It stands beside the figures.
-        compile: Have the steps compiled, which takes a minute or so: auto tries it where the work that is left takes
-            ten times as long, and stays with what is faster.
+        compile: Have the steps compiled, which takes a minute or so: auto is what the samples that are there were made
+            by, else it is tried where the work takes ten times as long, and what is faster is taken.
     """
     crew = processes()
     place = device_of(crew, device)
@@ -82,29 +83,32 @@ def evaluate_command(
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
         mine = len(samples.share(crew.process_index, crew.num_processes)) * how_many(sampling.steps)
-        compiling = COMPILE[compile]
         faster = lambda name, compiling: fast(
-            loaded.model, precision=name, compile=compiling, batch=sampling.passes, forwards=mine,
+            loaded.model, precision=name, compile=compiling if mine else False, batch=sampling.passes, forwards=mine,
             tell=say if crew.is_main_process else len,
         )  # fmt: skip
-        if crew.is_main_process:  # where it is left open whether to compile, that is tried after all that is refused
+        if crew.is_main_process:
+            compiling = as_drawn(samples, COMPILE[compile], place if mine else None)
             model = faster(samples.drawn_in() if precision == "auto" else precision, compiling is True)
             about = provenance(loaded, vae, codec, model) | told.known
             blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
             shape = tuple(codec.decode(blank).shape[1:])
-            settings = {**asdict(sampling), **about}
-            samples.kept(settings)  # what does not fit is refused before a judge is trained
+            settings = {**asdict(sampling), **about, "compiled": compiling}
+            kept = samples.kept(settings)  # what does not fit is refused before a judge is trained
             network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
+            if compiling == "auto":  # tried after all that may be refused
+                seconds = model.speed.seconds
+                model = faster(model.speed.precision, compiling)
+                model.speed = replace(model.speed, seconds=seconds | model.speed.seconds)
+            # What drew an older folder's batches cannot be known, so it is not said of those that come to them either.
+            settings["compiled"] = kept.get("compiled") if kept else model.speed.compiled
             samples.open(settings, versions())
             for sentence in filter(None, (loaded.note, named_classes(loaded.labels), codec.note)):
                 say(sentence)
-        crew.wait_for_everyone()
-        if compiling == "auto" or not crew.is_main_process:
-            seconds = model.speed.seconds if crew.is_main_process else {}
-            model = faster(samples.drawn_in(), compiling)
-            model.speed = replace(model.speed, seconds=seconds | model.speed.seconds)
-        if crew.is_main_process:
             say(f"sampling in {model.speed}")
+        crew.wait_for_everyone()
+        if not crew.is_main_process:  # which draws as the first one found and wrote down
+            model = faster(samples.drawn_in(), as_drawn(samples, COMPILE[compile], place if mine else None))
         samples.draw(model, codec, crew.process_index, crew.num_processes)
         crew.wait_for_everyone()
         if not crew.is_main_process:
@@ -115,7 +119,7 @@ def evaluate_command(
             adm.write(npz, sampling.count, samples)
         result = {
             **found._asdict(),
-            "samples": {**asdict(sampling), "precision": about.pop("precision")},
+            "samples": {**asdict(sampling), "precision": about.pop("precision"), "compiled": settings["compiled"]},
             "checkpoint": {"source": checkpoint, **loaded.made, **about}, "features": network.about,
             "reference": reference.about, "drawn_with": samples.versions(), "versions": versions(),
         }  # fmt: skip
@@ -139,6 +143,23 @@ def settled(sampling: Sampling, quality: str | None, loaded) -> Sampling:
     asked = {name: getattr(sampling, name) for name in ("sampler", "steps")}
     given = {name: None if value == getattr(Sampling, name) else value for name, value in asked.items()}
     return replace(sampling, **chosen(quality, process_of(loaded.config), own=loaded.qualities, **given))
+
+
+def as_drawn(samples: Samples, asked: bool | str, place: torch.device | None) -> bool | str:
+    """Whether code is compiled: as it is `asked`, and where that is "auto" as it was for the samples that are there.
+
+    Raises ValueError where those were compiled and the device that draws the others, None for none, cannot.
+    """
+    drawn = samples.compiled()
+    if asked != "auto" or drawn is None:
+        return asked
+    if drawn and place:
+        try:
+            check_compiler(place)
+        except ValueError as error:
+            told = f"{samples.folder} has samples that compiled code drew, for which there is no C++ compiler here"
+            raise ValueError(f"{told}: install one, name yours in CXX, or give --out another folder") from error
+    return drawn
 
 
 def check_outputs(out: Path, npz: Path | None, reference: Path | None) -> None:

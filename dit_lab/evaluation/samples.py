@@ -25,6 +25,7 @@ from dit_lab.program import quoted
 
 BATCH = 100
 SETTINGS = "settings.json"
+CODE = "compiled"  # whether it was, among the settings
 PLAIN = re.compile(r"[\w./-]{1,40}")
 OWN = r"batch-\d{6,}\.npz|settings\.json"  # files of samples, as a pattern of their names
 
@@ -99,8 +100,16 @@ class Samples:
     def drawn_in(self) -> str:
         """The precision of the batches that are there, as `fast` calls it; "auto" where there are none."""
         names = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.items()}
-        drawn = self.read() if (self.folder / SETTINGS).is_file() else {}
-        return names.get(str(drawn.get("precision")), "auto")
+        return names.get(str(self.told("precision")), "auto")
+
+    def compiled(self) -> bool | None:
+        """Whether compiled code drew the batches that are there; None where nothing says so, as in older folders."""
+        drawn = self.told(CODE)
+        return drawn if isinstance(drawn, bool) else None
+
+    def told(self, name: str):
+        """What the folder's settings say under a name; None where there are none."""
+        return self.read().get(name) if (self.folder / SETTINGS).is_file() else None
 
     def labels(self, start: int, stop: int) -> np.ndarray:
         """Labels of pictures `start` to `stop`: the classes in turn, 0 without classes."""
@@ -117,13 +126,17 @@ class Samples:
         write_json(self.folder / SETTINGS, {**settings, "drawn_with": drawn_with})
 
     def kept(self, settings: dict) -> dict:
-        """What is kept of how the batches were made, if any are there. Raises ValueError unless by `settings`."""
+        """What is kept of how the batches were made, if any are there. Raises ValueError unless by `settings`.
+
+        Folders once did not say whether code was compiled: where one does not, that fits.
+        """
         if not any(self.folder.glob("batch-*.npz")):
             return {}
         kept = self.read()
         settings = json.loads(json.dumps(settings))
         shown = lambda value: value if isinstance(value, str) and PLAIN.fullmatch(value) else quoted(value, 30)
-        changed = [f"{n} {shown(kept.get(n))} (now {shown(now)})" for n, now in settings.items() if kept.get(n) != now]
+        fits = lambda name: kept.get(name) == settings[name] or name == CODE and kept.get(name) is None
+        changed = [f"{n} {shown(kept.get(n))} (now {shown(now)})" for n, now in settings.items() if not fits(n)]
         if changed:
             raise ValueError(f"{self.folder} has samples of {listed(changed, 3)}; give --out another folder")
         return kept

@@ -8,6 +8,7 @@ import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -45,12 +46,12 @@ def home(tmp_path_factory):
     return folder
 
 
-def evaluate(home, name, judging=DIGITS, *, model="model", npz=None, **sampling):
+def evaluate(home, name, judging=DIGITS, *, model="model", npz=None, compile="auto", **sampling):
     """Evaluate into a folder of that name, the classifier being there."""
     (home / name).mkdir(exist_ok=True)
     shutil.copy(home / KEPT, home / name)
     # Which precision is faster here would otherwise decide what is drawn.
-    places = dict(out=home / name, npz=npz, device="cpu", precision="fp32")
+    places = dict(out=home / name, npz=npz, device="cpu", precision="fp32", compile=compile)
     with one_thread():  # as the processes beside this one have: two would round otherwise
         return evaluate_command(str(home / model), Sampling(**FEW | sampling), judging, **places)
 
@@ -78,7 +79,7 @@ def test_a_result_says_how_it_was_made(home):
     assert result["figures"]["agreement_of_real"] > 0.8 > result["figures"]["agreement"]
     assert result["samples"] == {
         "count": 140, "sampler": "ddim", "steps": 2, "cfg_scale": 1.5, "cfg_channels": None, "cfg_interval": None,
-        "seed": 0, "batch_size": 30, "precision": "float32",
+        "seed": 0, "batch_size": 30, "precision": "float32", "compiled": False,
     }  # fmt: skip
     checkpoint = result["checkpoint"]
     assert (checkpoint["weights"], checkpoint["ema_decay"], checkpoint["codec"]) == ("ema", 0.998, "pixels")
@@ -276,25 +277,121 @@ def test_a_line_names_the_versions_that_drew_the_samples_also_when_others_judge_
     assert lines(home / "later")[2]["drawn_with"] == [first["versions"], {"commit": "later"}]
 
 
-def test_what_is_compiled_is_weighed_by_the_forwards_that_are_left(home, monkeypatch):
-    shutil.copytree(home / "first", home / "weighed")
-    asked, fast = [], evaluate_file.fast
-    monkeypatch.setattr(evaluate_file, "fast", lambda *given, **how: asked.append(how) or fast(*given, **how))
-    for missing in ([], ["batch-000001.npz"], ["batch-000001.npz", "batch-000004.npz"]):
-        for name in missing:
+@pytest.fixture
+def coding(home, monkeypatch):
+    """`coding(name, faster)` makes a folder and gives a list of how `fast` is asked; nothing is compiled in truth.
+
+    Where it is left open, compiled code is `faster` or not.
+    """
+
+    def pretend(name, faster):
+        (home / name).mkdir()
+        asked, fast = [], evaluate_file.fast
+
+        def pretended(model, **how):
+            asked.append(how)
+            quick = fast(model, **how | {"compile": False})
+            quick.speed = replace(quick.speed, compiled=faster if how["compile"] == "auto" else how["compile"])
+            return quick
+
+        monkeypatch.setattr(evaluate_file, "fast", pretended)
+        return asked
+
+    return pretend
+
+
+def ways(asked):
+    """How `fast` was asked to compile, since it was last looked at."""
+    found = [how["compile"] for how in asked]
+    asked.clear()
+    return found
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_what_is_missing_is_compiled_where_what_is_there_was_without_a_trial(faster, home, coding):
+    name = f"coded-{faster}"
+    asked = coding(name, faster)
+    assert evaluate(home, name)["samples"]["compiled"] is faster and ways(asked) == [False, "auto"]
+    assert json.loads((home / name / "settings.json").read_text())["compiled"] is faster
+    before = contents(home / name)
+    (home / name / "batch-000001.npz").unlink()
+    assert evaluate(home, name)["samples"]["compiled"] is faster and ways(asked) == [faster]
+    (home / name / "batch-000001.npz").unlink()
+    assert evaluate(home, name, compile="yes" if faster else "no")["samples"]["compiled"] is faster
+    assert ways(asked) == [faster] and contents(home / name).keys() == before.keys()
+    assert lines(home / name)[0] == lines(home / name)[2]
+    (home / name / "batch-000001.npz").unlink()
+    told = rf"has samples of compiled {faster} \(now {not faster}\); give --out another folder"
+    with pytest.raises(ValueError, match=told):
+        evaluate(home, name, compile="no" if faster else "yes")
+
+
+def test_of_samples_that_are_all_there_nothing_is_compiled_and_it_is_said_that_they_were(home, coding, monkeypatch):
+    asked = coding("all", True)
+    evaluate(home, "all")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    ways(asked)
+    assert evaluate(home, "all")["samples"]["compiled"] is True and ways(asked) == [False]
+    (home / "all" / "batch-000001.npz").unlink()
+    told = "all has samples that compiled code drew, for which there is no C.. compiler here: install one"
+    with pytest.raises(ValueError, match=told):
+        evaluate(home, "all")
+    assert not asked
+
+
+@pytest.mark.parametrize("drawn", [True, False, None])
+def test_another_process_compiles_what_the_first_one_wrote_down(drawn, home, coding, monkeypatch):
+    asked, folder = coding(f"second-{drawn}", True), home / f"second-{drawn}"
+    settings = json.loads((home / "first" / "settings.json").read_text())
+    written = lambda: (folder / "settings.json").write_text(json.dumps(settings | {"compiled": drawn}))
+    other = dict(process_index=1, num_processes=2, is_main_process=False, wait_for_everyone=written)
+    monkeypatch.setattr(evaluate_file, "processes", lambda: SimpleNamespace(**other))
+    monkeypatch.setattr(evaluate_file, "device_of", lambda crew, name: torch.device(name))
+    assert evaluate(home, folder.name) is None and ways(asked) == ["auto" if drawn is None else drawn]
+    assert sorted(path.name for path in folder.glob("batch-*")) == ["batch-000001.npz", "batch-000003.npz"]
+
+
+def test_a_folder_that_does_not_say_whether_code_was_compiled_goes_on_either_way_and_never_says_so(home, coding):
+    shutil.copytree(home / "first", home / "older" / "first")
+    shutil.copy(home / KEPT, home / "older")
+    shutil.copytree(home / "model", home / "older" / "model")
+    settings = home / "older" / "first" / "settings.json"
+    settings.write_text(json.dumps({n: v for n, v in json.loads(settings.read_text()).items() if n != "compiled"}))
+    asked = coding("older/new", True)
+    for how, expected in {"auto": [False, "auto"], "yes": [True], "no": [False]}.items():
+        (home / "older" / "first" / "batch-000001.npz").unlink()
+        result = evaluate(home / "older", "first", compile=how)
+        assert ways(asked) == expected and result["samples"]["compiled"] is None
+        assert json.loads(settings.read_text())["compiled"] is None
+
+
+def test_what_is_compiled_is_weighed_by_the_forwards_that_are_left(home, coding):
+    asked = coding("weighed", False)
+    for missing in (0, 1, 2):
+        shutil.rmtree(home / "weighed")
+        shutil.copytree(home / "first", home / "weighed")
+        settings = home / "weighed" / "settings.json"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"compiled": None}))
+        for name in ["batch-000001.npz", "batch-000004.npz"][:missing]:
             (home / "weighed" / name).unlink()
         evaluate(home, "weighed")
-    expected = [(left, compiling) for left in (0, 2, 4) for compiling in (False, "auto")]
+    expected = [(left, way) for left in (0, 2, 4) for way in (False, "auto" if left else False)]
     assert [(how["forwards"], how["compile"]) for how in asked] == expected
 
 
-def test_whether_compiled_code_is_faster_is_tried_after_all_that_may_be_refused(home, monkeypatch):
-    shutil.copytree(home / "first", home / "refused")
-    asked, fast = [], evaluate_file.fast
-    monkeypatch.setattr(evaluate_file, "fast", lambda *given, **how: asked.append(how) or fast(*given, **how))
-    with pytest.raises(ValueError):
-        evaluate(home, "refused", seed=9)
-    assert all(how["compile"] is False for how in asked)
+@pytest.mark.parametrize(
+    ("judging", "sampling", "told"),
+    [(DIGITS, dict(seed=9), "has samples of seed 0"), (Judging(data="digits", size=12), {}, "the data's are 12 x 12")],
+)
+def test_whether_compiled_code_is_faster_is_tried_after_all_that_may_be_refused(home, judging, sampling, told, coding):
+    asked, folder = coding(f"refused-{len(sampling)}", True), home / f"refused-{len(sampling)}"
+    if sampling:
+        shutil.copy(home / "first" / "batch-000001.npz", folder)
+        kept = json.loads((home / "first" / "settings.json").read_text())
+        (folder / "settings.json").write_text(json.dumps(kept | {"compiled": None}))
+    with pytest.raises(ValueError, match=told):
+        evaluate(home, folder.name, judging, **sampling)
+    assert ways(asked) == [False]
 
 
 def test_a_real_picture_in_the_place_of_a_broken_one_counts_with_its_own_label(home):

@@ -102,7 +102,6 @@ def test_the_widest_gates(run, loaded):
     widest = max(norms[part].max().item() for part in ("gate_attn", "gate_mlp"))
     step, block = place["step"], place["block"]
     assert norms["gate_mlp"][block, step].item() == widest
-    assert norms["gate_attn"].max() == norms["gate_attn"][block, step]
     assert f"block {block}'s MLP: {widest:.2f} at step {step + 1}" in text
     assert f"its attention's is {norms['gate_attn'][block, step]:.2f} there" in text
 

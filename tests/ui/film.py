@@ -76,10 +76,10 @@ def used(film: Film) -> None:
     film.to("[data-trajectory] [data-range]")
     page.focus("[data-trajectory] [data-range]")
     page.keyboard.press("Home")
-    for _ in range(14):
+    for _ in range(10):
         film.take(110)
         page.keyboard.press("ArrowRight")
-    for _ in range(4):
+    for _ in range(3):
         page.keyboard.press("ArrowLeft")  # to where there is noise still
     film.take(300)
     scrolled(film, 540)

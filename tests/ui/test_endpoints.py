@@ -66,8 +66,8 @@ def test_checkpoints_and_counts_are_told(ask):
 
 
 def test_without_steps_a_run_is_the_one_that_the_page_begins_with(ask, tmp_path_factory):
-    assert "14 steps of DPM-Solver++" in ask("sample", "tiny", 3)["title"]
-    assert len(ask("contributions", "tiny", 3, 13)["parts"]) > 0
+    assert "10 steps of UniPC" in ask("sample", "tiny", 3)["title"]
+    assert len(ask("contributions", "tiny", 3, 9)["parts"]) > 0
     sources = saved(tmp_path_factory.mktemp("own"), tiny=MODELS["tiny"])
     about = read_json(place := Path(sources["tiny"]) / "config.json")
     write_json(place, about | {"qualities": {"good": {"sampler": "unipc", "steps": [999, 500, 20]}}})

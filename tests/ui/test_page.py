@@ -15,7 +15,7 @@ import dit_lab
 
 def test_it_opens_on_a_recorded_run_with_a_patch_chosen_and_its_attention_there(opened):
     page = opened()
-    assert "class 7, seed 0, 14 steps of DPM-Solver++, guidance 2" in page.inner_text("[data-trajectory]")
+    assert "class 7, seed 0, 10 steps of UniPC, guidance 2" in page.inner_text("[data-trajectory]")
     page.wait_for_function("document.querySelector('#lab-panel-attention').textContent.includes('row 3, column 3')")
     assert page.evaluate("document.querySelector('[data-sample]').getBoundingClientRect().bottom") < 900
     if os.environ.get("DIT_LAB_SCREENSHOT"):
@@ -31,7 +31,7 @@ def test_a_scrub_changes_the_pictures_without_asking_anybody_for_them(opened):
     before, asked = picture(page), len(page.asked)
     page.focus("[data-trajectory] [data-range]")
     page.keyboard.press("Home")
-    assert picture(page) != before and "step 1 of 14" in page.inner_text("[data-trajectory]")
+    assert picture(page) != before and "step 1 of 10" in page.inner_text("[data-trajectory]")
     assert len(page.asked) == asked
 
 
@@ -106,7 +106,7 @@ def test_a_question_that_takes_samplings_is_answered_with_pictures(opened, name)
     page = opened()
     page.click(f"[data-panel={name}]")
     page.wait_for_selector(f"#lab-panel-{name} .lab-main")
-    page.fill("[data-name=steps]", "14")
+    page.fill("[data-name=steps]", "12")
     drawn = f"[...document.querySelectorAll('#lab-panel-{name} canvas')].filter(each => each.width > 8).length"
     before = page.evaluate(drawn)
     page.click(f"#lab-panel-{name} .lab-main")
@@ -118,7 +118,7 @@ def test_another_checkpoint_is_shown_by_its_recorded_run(opened):
     page.select_option("[data-checkpoint]", "mnist_udit")
     page.wait_for_function("document.querySelector('[data-facts]').textContent.includes('U-DiT')")
     page.wait_for_function("location.hash.includes('checkpoint=mnist_udit')")
-    assert "14 steps" in page.inner_text("[data-trajectory]")
+    assert "10 steps" in page.inner_text("[data-trajectory]")
 
 
 def test_what_makes_no_sense_is_said_and_what_was_shown_stays(opened):
@@ -173,9 +173,9 @@ def test_space_plays_and_arrows_step(opened):
     page = opened()
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("ArrowLeft")
-    page.wait_for_function("document.querySelector('[data-trajectory]').textContent.includes('step 9 of 14')")
+    page.wait_for_function("document.querySelector('[data-trajectory]').textContent.includes('step 6 of 10')")
     page.keyboard.press("Space")
-    page.wait_for_function("document.querySelector('[data-trajectory]').textContent.includes('step 14 of 14')")
+    page.wait_for_function("document.querySelector('[data-trajectory]').textContent.includes('step 10 of 10')")
 
 
 def test_a_model_that_is_trained_in_the_page_is_kept_and_every_panel_opens_it(opened):

@@ -33,10 +33,10 @@ def test_a_checkpoints_own_qualities_are_chosen_walked_and_in_the_address(opened
 
 def test_a_sampler_or_steps_set_by_hand_are_no_quality_until_they_are_again(opened):
     page = opened()
-    assert shown(page) == ("good", "dpmpp", "14")
+    assert shown(page) == ("good", "unipc", "10")
     page.fill("[data-name=steps]", "9")
     assert shown(page)[0] == "" and page.inner_text("[data-name=quality] option:checked") == "as set below"
-    page.fill("[data-name=steps]", "14")
+    page.fill("[data-name=steps]", "10")
     assert shown(page)[0] == "good"
     page.select_option("[data-name=sampler]", "ddim")
     assert shown(page)[0] == ""

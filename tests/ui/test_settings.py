@@ -159,4 +159,4 @@ def test_a_stopped_run_of_timesteps_of_its_own_says_those_that_it_took():
 
 def test_a_u_dits_settings_are_read_like_a_dits():
     labels, options, _ = read(random_udit().config, ["fp32"], defaults(random_udit().config, "u"))
-    assert labels == [4] and options["steps"] == 14
+    assert labels == [4] and options["steps"] == 10

@@ -44,7 +44,7 @@ def test_the_page_begins_with_the_zoos_first_checkpoint_and_its_recorded_run_wit
         assert first["about"]["name"] == "mnist" and first["run"]["live"] and first["run"]["frames"]["0"]["x0"]["uri"]
         assert [each["name"] for each in first["checkpoints"]] == ["mnist", "mnist_udit"]
         assert set(first["data"][first["run"]["id"]]) == {"trajectory", "attention"}
-        place = {"step": 10, "sample": 0, "patch": 24, "half": "cond"}
+        place = {"step": 7, "sample": 0, "patch": 24, "half": "cond"}
         assert page.ok("python", run=first["run"]["id"], place=place)["text"].startswith("import dit_lab")
         other = page.about("mnist_udit")
         assert other["first"]["source"] == "mnist_udit"
@@ -190,7 +190,7 @@ def test_an_edited_run_that_others_interrupt_is_the_same_as_alone_and_so_are_the
         ends.append(other.sample(steps=5, seed=1))
     asking.join()
     assert results[0]["picture"] == alone["picture"] and results[0]["x0"] == alone["x0"] and ends
-    plain = record(bench.checkpoints.get("tiny").model, [1], steps=5, seed=1, sampler="dpmpp", cfg_scale=2).sample
+    plain = record(bench.checkpoints.get("tiny").model, [1], steps=5, seed=1, sampler="unipc", cfg_scale=2).sample
     assert all(torch.equal(other.opened(end["run"]["id"]).trajectory.sample, plain) for end in ends[-3:])
 
 
@@ -201,7 +201,7 @@ def test_half_precision_samples_and_looks_are_said_to_be_fp32(bench):
         pytest.skip("this CPU has no kernels for bf16")
     end = page.sample(precision="bf16", steps=3)
     run = page.opened(end["run"]["id"])
-    exact = record(run.model, [1], steps=3, sampler="dpmpp", cfg_scale=2)
+    exact = record(run.model, [1], steps=3, sampler="unipc", cfg_scale=2)
     assert "Sampled in bf16; looks run each step again in fp32" in end["run"]["note"]
     assert not torch.equal(run.trajectory.sample, exact.sample) and next(run.model.parameters()).dtype == torch.float32
     assert page.ask(end["run"]["id"], "attention", asked(1, 3))

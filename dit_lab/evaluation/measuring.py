@@ -57,11 +57,13 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
     if reference.pixels is not None:
         real = network.see(batches(reference.pixels, batch_size), len(reference.pixels), "real pictures")
     both, known = Both(drawn, real, fitted(reference, drawn)), network.about["network"] == "inception"
-    figures, blind = {}, None
+    figures = {}
     if not known and reference.images is not None:
         labels = torch.from_numpy(reference.images.labels_shown)
         figures["agreement_of_real"] = agreement(real.logits.argmax(1), labels)
-        blind = blindness(network.about.get("accuracy", figures["agreement_of_real"]), len(network.classes))
+    # What it reads was found out when it was trained, whatever it is compared with now; one that is older kept nothing.
+    accuracy = network.about.get("accuracy", figures.get("agreement_of_real"))
+    blind = None if known or accuracy is None else blindness(accuracy, len(network.classes))
     todo = ways(both, known, seed) | ({} if known or asked is None else {"agreement": partial(agreed, drawn, asked[0])})
     left_out = {name: blind for name in todo} if blind else obstacles(both, known)
     if "agreement" in todo and not blind and not same_classes(asked[1], network.classes):

@@ -11,14 +11,14 @@ from dit_lab.commands.bench.gpu import bench_gpu
 from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
+from dit_lab.commands.bench.options import check_contestants, check_options, place_for
 from dit_lab.commands.bench.report import kept, machine
 from dit_lab.commands.bench.running import ALL, bench_run
 from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
 from dit_lab.commands.bench.serving import bench_app
-from dit_lab.commands.bench.timing import WARM_UP
 from dit_lab.commands.bench.training import bench_training
 from dit_lab.files import writable
-from dit_lab.models import DiTConfig, pick_device, preset
+from dit_lab.models import DiTConfig, preset
 
 WHAT = Literal["forward", "sample", "run", "train", "load", "look", "app", "growth", "gpu", "all"]
 
@@ -28,11 +28,11 @@ def bench_command(
     /,
     *,
     models: tuple[str, ...] = (),
-    batch: int = 0,
-    rounds: int = 7,
-    clients: int = 10,
-    seconds: float = 300.0,
-    device: str = "cpu",
+    batch: int | None = None,
+    rounds: int | None = None,
+    clients: int | None = None,
+    seconds: float | None = None,
+    device: str | None = None,
     original: Path | None = None,
     compile: bool = False,
     out: Path | None = None,
@@ -46,24 +46,26 @@ def bench_command(
         models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; load and gpu: DiT-XL/2; look:
             DiT-S/2 and the zoo's mnist, there checkpoints may be named too; run: the zoo's mnist, or checkpoints; app:
             checkpoints to serve, else the zoo).
-        batch: Latents a call (default: 8 for DiT-S/2 and 4 for others, at a guided step 4 pictures).
-        rounds: Turns that each side takes; the first two warm up and are not counted.
-        clients: Tabs that use the app at once; each samples, clicks and scrubs.
-        seconds: How long they do.
-        device: cpu or cuda.
-        original: A checkout of facebookresearch/DiT to time too; it needs timm.
-        compile: Also time compiled code; each first call takes a minute or so.
+        batch: Latents a call, of forward, sample, train and all (default: 8 for DiT-S/2 and 4 for others, at a guided
+            step 4 pictures).
+        rounds: Turns that each side takes, of all but app; the first two warm up and are not counted (default: 7).
+        clients: Tabs that use the app at once; each samples, clicks and scrubs (default: 10).
+        seconds: How long they do (default: 300).
+        device: cpu or cuda (default: cpu; gpu: the GPU that is there).
+        original: A checkout of facebookresearch/DiT to time too in forward, sample, train, gpu and all; it needs timm.
+        compile: Also time compiled code, in the same; each first call takes a minute or so.
         out: Folder for bench-WHAT.json and bench-WHAT.md.
     """
-    if batch < 0 or rounds <= WARM_UP:
-        raise ValueError(f"a bench needs a batch of at least 1 and {WARM_UP + 1} rounds, not {batch} and {rounds}")
-    if clients < 1 or not 0 < seconds < float("inf"):
-        raise ValueError(f"an app is used by at least 1 client for some seconds, not {clients} for {seconds:g}")
-    place = pick_device(device)
+    check_options(
+        what, models=models, batch=batch, rounds=rounds, clients=clients, seconds=seconds, original=original,
+        compile=compile,
+    )  # fmt: skip
+    place, rounds = place_for(what, device), rounds or 7
+    check_contestants(original, compile, place)
     if out is not None:
-        writable(out / f"bench-{what}.json")
+        writable(out / f"bench-{what}.json", out / f"bench-{what}.md")
     if what == "app":
-        return bench_app(models, clients, seconds, device, {"machine": machine(place)}, out)
+        return bench_app(models, clients or 10, seconds or 300.0, str(place), {"machine": machine(place)}, out)
     about = {"machine": machine(place), "rounds": rounds}
     if what == "growth":
         return bench_growth(rounds, place, about, out)
@@ -77,7 +79,9 @@ def bench_command(
     if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
         raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
     print(told)
-    lines = bench_load((models or ("DiT-XL/2",))[0], rounds, place) if what in ("load", "all") else []
+    lines, loaded = [], models or ("DiT-XL/2",)
+    for name in loaded if what in ("load", "all") else ():
+        lines += bench_load(name, rounds, place)
     if what != "load":
         field = Field.measured(place, rounds, original, compile)
         presets = models or ("DiT-S/2", "DiT-B/2")
@@ -88,7 +92,7 @@ def bench_command(
         for name in presets if what in ("sample", "all") else ():
             lines += bench_step(name, batch or 4, field)
         if what in ("train", "all"):
-            lines += bench_training(presets, batch, field)
+            lines += bench_training(presets, batch or 0, field)
         if what in ("forward", "all"):
             lines += bench_udit(batch or 8, field)
     kept(out, what, about, lines)

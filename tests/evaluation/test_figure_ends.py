@@ -1,6 +1,7 @@
-"""What looks at pictures, at its ends: very small sides, packages that are there already, files of other names."""
+"""What looks at pictures, at its ends: very small sides, seeds, folders, several that fit, packages already there."""
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -24,10 +25,8 @@ def test_a_classifier_halves_the_sides_once_for_each_width_as_long_as_the_shorte
     model = Classifier(channels, size, 2)
     convolutions = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
     assert [each.out_channels for each in convolutions] == [32, 64, 128, 256][: len(convolutions)]
-    left = [side >> len(convolutions) for side in size]
-    assert (convolutions[-1].out_channels, *left) == maps and model.features[-2].in_features == maps[0] * left[
-        0
-    ] * left[1]
+    assert maps == (convolutions[-1].out_channels, *(side >> len(convolutions) for side in size))
+    assert model.features[-2].in_features == math.prod(maps)
 
 
 def noise(count=8, channels=3, size=(8, 8)):

@@ -1,6 +1,8 @@
 """`python -m dit_lab sample`: draw pictures with a checkpoint and write them as one PNG."""
 
+import os
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,7 +26,7 @@ from dit_lab.diffusion import (
     process_of,
     shifted,
 )
-from dit_lab.files import make_folder, writable
+from dit_lab.files import apart, make_folder, writable
 from dit_lab.inside import Recording
 from dit_lab.models import COMPILE, PRECISION, fast, pick_device
 
@@ -140,6 +142,7 @@ def sample_command(
     written = [path for path in (out, trace) if path is not None]
     writable(*written)
     walk.check(cfg_scale)
+    check_apart(written, source, walk.from_picture, walk.mask)
     guide = walk.guide
     device = pick_device(device)
     loaded = load(source, weights=weights, device=device, **asdict(told))
@@ -174,6 +177,13 @@ def sample_command(
     if trace is not None:
         recording.trajectory.save(trace)
     print(f"{', '.join(map(str, written))}: {len(labels)} {'pictures' if len(labels) > 1 else 'picture'}")
+
+
+def check_apart(written: list[Path], *read: str | Path | None) -> None:
+    """Raise ValueError where one of the files that are written is one that is read, and would be lost."""
+    for one, other in product(written, filter(None, read)):
+        if os.path.isfile(other):  # else it may be a name of the zoo
+            apart(one, other)
 
 
 def walked(recording: Recording, steps: int | list, told: str) -> torch.Tensor:

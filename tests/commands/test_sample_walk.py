@@ -11,7 +11,7 @@ from dit_lab.commands import sample as sample_file
 from dit_lab.data import Autoencoder, Pixels
 from dit_lab.data.codecs import FalseColours
 from dit_lab.data.given import given_picture
-from dit_lab.diffusion import from_picture, generate, karras, process_of, shifted
+from dit_lab.diffusion import QUALITIES, from_picture, generate, karras, process_of, shifted
 from dit_lab.inside import Trajectory
 
 SHAPE = dict(dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
@@ -132,6 +132,29 @@ def test_what_makes_no_sense_is_told_and_leaves_nothing(options, told, command, 
     assert code == 2 and told in complaint and complaint.count("\n") == 1 and not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "trace", "twice"),
+    [
+        ("photo.png", None, "photo.png"),
+        ("mask.png", None, "mask.png"),
+        ("link.png", None, "photo.png"),
+        ("out.png", "photo.png", "photo.png"),
+        ("out.png", "mask.png", "mask.png"),
+        ("out.png", "model/model.safetensors", "model.safetensors"),
+    ],
+)
+def test_what_is_read_is_never_written_over(out, trace, twice, command, files, tmp_path):
+    kept(tmp_path)
+    (tmp_path / "link.png").symlink_to(files[0])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    options = ["--from-picture", files[0], "--mask", files[1], "--steps", 2, "--device", "cpu"]
+    options += [] if trace is None else ["--trace", tmp_path / trace]
+    source = tmp_path / "model" / "model.safetensors"
+    code, _, told = command("sample", source, "--labels", 3, "--out", tmp_path / out, *options)
+    assert code == 2 and f"{twice} are the same file; give each a name of its own" in told and told.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_latents_of_a_picture_and_of_its_mask(files):
     vae = Autoencoder(tiny_vae())
     photo, mask, pixels = files
@@ -181,4 +204,4 @@ def test_a_quality_of_the_checkpoints_own_is_taken(command, tmp_path):
     drawn(command, source, tmp_path / "a.png", "--quality", "draft", "--trace", trace)
     assert Trajectory.load(trace).t == [999, 300]
     drawn(command, source, tmp_path / "a.png", "--quality", "good", "--trace", trace)
-    assert len(Trajectory.load(trace).t) == 14
+    assert len(Trajectory.load(trace).t) == QUALITIES["good"]["steps"]

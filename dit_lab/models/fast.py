@@ -110,13 +110,14 @@ def tried(
     if left < PAYS * cost:
         return None, {}
     tell(f"{forwards:,} forwards are to come, some {left / 60:.0f} minutes: compiling is tried, in about {cost:.0f} s")
-    code, name = Ahead(compilable(plain, quick, precision), compile=True), f"{precision} compiled"
     t, y = torch.tensor([500], device=device), torch.tensor([0], device=device)  # those of `timed`
-    calls = {precision: quick if precision == "fp32" else Ahead(quick)(t, y), name: code(t, y)}
+    name = f"{precision} compiled"
     try:
+        code = Ahead(compilable(plain, quick, precision), compile=True)
+        calls = {precision: quick if precision == "fp32" else Ahead(quick)(t, y), name: code(t, y)}
         timed({name: calls[name]}, plain.config, device, batch, size, turns=1)  # which waits for the compiler
         seconds = timed(calls, plain.config, device, batch, size)
-    except RuntimeError as error:  # of the compiler, or of the code that it made
+    except (RuntimeError, OSError) as error:  # of the compiler, of the code that it made, or of where that is written
         tell(f"compiling failed, so it runs as it is ({quoted(str(error).partition(chr(10))[0], 120)})")
         return None, {}
     return (code if seconds[name] * COMPILED_WORTH < seconds[precision] else None), seconds

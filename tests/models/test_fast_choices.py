@@ -169,10 +169,35 @@ def test_compiled_code_that_is_hardly_faster_is_left(compiled, stays, clocks):
     assert quick.speed.seconds == {"fp32": 1.0, "fp32 compiled": compiled}
 
 
-def test_a_compiler_that_fails_unasked_is_told_of_and_gone_on_without(clocks):
-    told = clocks(1.0, RuntimeError("no header\nthere"))
+ERRORS = [RuntimeError("no header\nthere"), OSError("no header\nthere")]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_compiler_that_fails_unasked_is_told_of_and_gone_on_without(error, clocks):
+    told = clocks(1.0, error)
     quick = auto(told, 10_000)
     assert not quick.speed.compiled and told[1] == "compiling failed, so it runs as it is ('no header')"
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_compiler_that_cannot_even_be_opened_is_told_of_and_gone_on_without(error, clocks, monkeypatch):
+    monkeypatch.setattr(ahead_file, "compiled", lambda view, device: (_ for _ in ()).throw(error))
+    told = clocks(1.0, 0.5)
+    quick = auto(told, 10_000)
+    assert not quick.speed.compiled and told[1] == "compiling failed, so it runs as it is ('no header')"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+def test_where_compiled_code_cannot_be_written_it_runs_as_it_is(monkeypatch, tmp_path):
+    import torch._inductor.compile_fx  # noqa: F401 (it makes the folder when it is first imported: half of it would stay)
+
+    monkeypatch.setattr(HERE, "PAYS", 0)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    told, model = [], random_model(depth=1, dim=24)  # which nothing else has compiled
+    quick = auto(told, 100, model)
+    assert not quick.speed.compiled and told[1].startswith("compiling failed, so it runs as it is (")
+    assert torch.equal(generate(quick, [1], steps=2), generate(model, [1], steps=2))
 
 
 def test_where_nothing_can_compile_nothing_is_tried(clocks, monkeypatch):

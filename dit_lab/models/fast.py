@@ -61,10 +61,13 @@ def fast(
     stays with what is faster.
 
     The model returned has `speed`, which says what runs, and `ahead`, by which `sample` tells it of a run's timesteps
-    and labels. Raises ValueError on a precision that is not there, or that this device does not compute in.
+    and labels. Raises ValueError on a precision that is not there, or that this device does not compute in,
+    and on another `compile`.
     """
     if precision not in (*DTYPES, "auto"):
         raise ValueError(f"precision must be auto, {', '.join(DTYPES)}, not {quoted(precision)}")
+    if not isinstance(compile, bool) and compile != "auto":
+        raise ValueError(f"compile must be True, False or auto, not {quoted(compile)}")
     device = device_of(model)
     if device.type == "cpu" and precision == "fp16" and not packs(torch.float16):
         raise ValueError("this CPU does not compute in fp16: take bf16, fp32 or auto")

@@ -193,6 +193,12 @@ def test_precisions_that_are_not_there_are_refused_in_a_sentence():
             fast(MODELS["adaln"], precision="fp16")
 
 
+@pytest.mark.parametrize("other", ["yes", "no", "True", "", None, 1, 0])
+def test_compile_is_true_false_or_auto_and_all_else_is_refused_in_a_sentence(other):
+    with pytest.raises(ValueError, match=f"compile must be True, False or auto, not {other!r}$"):
+        fast(MODELS["adaln"], precision="fp32", compile=other)
+
+
 class Waits(TorchDispatchMode):
     """Counts what would make a GPU's host wait: a number read from a tensor."""
 

@@ -1,6 +1,6 @@
 """What samples are judged with: a feature network, and real pictures to compare with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,12 +63,20 @@ def open_judge(judging: Judging, shape: tuple[int, int, int], classes: int, fold
         images = opened(split)
         check_fits(images, shape, classes)
         if network is None:
-            network = small_network(images, split, lambda: opened(learnt), folder, device)
+            network = uncertified(small_network(images, split, lambda: opened(learnt), folder, device))
         if reference is None:
             about = {"data": judging.data, "split": split, "size": judging.size, "pictures": len(images)}
             about |= {} if judging.crop == "middle" else {"crop": judging.crop}
             return network, Reference(images.pixels, None, images, about)
     return network, fitting(reference, network, judging.reference)
+
+
+def uncertified(network: Network) -> Network:
+    """The network, of a single class without its accuracy: that class is always read right, and says nothing."""
+    if len(network.classes) != 1:
+        return network
+    told = {name: value for name, value in network.about.items() if name not in ("accuracy", "held_back")}
+    return replace(network, about=told)
 
 
 def check_fits(images, shape: tuple[int, int, int], classes: int) -> None:

@@ -25,8 +25,13 @@ from dit_lab.evaluation.metrics import (
 )
 
 NO_PICTURES = "the reference holds statistics only, no pictures"
+INSTEAD = "take --features inception"
 NO_MAP = "the network has no map to take spatial features from"
 NO_SPATIAL = "the reference holds no pictures, and no statistics of these spatial features (mu_s, sigma_s)"
+ONE_CLASS = (
+    "the network learnt nothing, for real pictures of one class leave nothing to tell apart: sort them into a folder a "
+    "class"
+)
 GOOD = 0.5  # of the way from chance to all: a network that reads real pictures less well has no figures to give
 
 
@@ -57,15 +62,15 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
     if reference.pixels is not None:
         real = network.see(batches(reference.pixels, batch_size), len(reference.pixels), "real pictures")
     both, known = Both(drawn, real, fitted(reference, drawn)), network.about["network"] == "inception"
-    figures = {}
-    if not known and reference.images is not None:
+    figures, classes = {}, len(network.classes)
+    if not known and reference.images is not None and classes != 1:  # one class is always read right
         labels = torch.from_numpy(reference.images.labels_shown)
         figures["agreement_of_real"] = agreement(real.logits.argmax(1), labels)
     # What it reads was found out when it was trained, whatever it is compared with now; one that is older kept nothing.
     accuracy = network.about.get("accuracy", figures.get("agreement_of_real"))
-    blind = None if known or accuracy is None else blindness(accuracy, len(network.classes))
+    blind = None if known else mistrust(accuracy, classes)
     todo = ways(both, known, seed) | ({} if known or asked is None else {"agreement": partial(agreed, drawn, asked[0])})
-    left_out = {name: blind for name in todo} if blind else obstacles(both, known)
+    left_out = {name: f"{blind}, or {INSTEAD}" for name in todo} if blind else obstacles(both, known)
     if "agreement" in todo and not blind and not same_classes(asked[1], network.classes):
         left_out["agreement"] = "the model's classes have other names than the data's, or another order"
     spreads = {}
@@ -142,13 +147,26 @@ def if_enough(name: str, drawn: torch.Tensor, of: Callable[[], float]) -> dict[s
     return {name: of()} if len(drawn) >= spread.LEAST else {}
 
 
+def mistrust(accuracy: float | None, classes: int) -> str | None:
+    """Why the figures of a small network say nothing, and what to do; None where they do, or nobody knows.
+
+    `accuracy` is the share of real pictures that it reads, None where that was not kept.
+    """
+    if classes == 1:
+        return ONE_CLASS
+    return None if accuracy is None else blindness(accuracy, classes)
+
+
 def blindness(accuracy: float, classes: int) -> str | None:
-    """Why the figures of a network that reads real pictures so well are not worth telling; None where they are."""
+    """Why the figures of a network that reads real pictures so well are not worth telling; None where they are.
+
+    An accuracy says nothing of fewer than two classes: `mistrust` has asked before.
+    """
     if classes < 2 or accuracy >= (least := (GOOD + (1 - GOOD) / classes)):
         return None
     return (
         f"the network reads only {accuracy:.0%} of real pictures that it has not seen, chance {1 / classes:.0%}, and "
-        f"below {least:.0%} its figures say nothing: train it on more pictures, or take --features inception"
+        f"below {least:.0%} its figures say nothing: train it on more pictures"
     )
 
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from dit_lab.data import Images
+from dit_lab.evaluation import Judging, features, judging, open_judge
 from dit_lab.evaluation.features import Network, Seen
 from dit_lab.evaluation.judging import Reference
 from dit_lab.evaluation.measuring import measure
@@ -41,3 +43,25 @@ def test_a_network_at_chance_gives_no_figures_against_a_file_either(reference):
 
 def test_of_one_that_kept_no_accuracy_a_file_without_labels_says_nothing():
     assert "frechet" in measured(STATISTICS).figures
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_a_network_of_one_class_has_learnt_nothing_whatever_it_reads_and_says_what_to_do(images):
+    labelled = Images(pictures(50), np.zeros(50, np.int64), ["a"]) if images else None
+    for about in {"accuracy": 1.0}, {}:  # an older network kept none
+        figures, spreads, left_out = measured(Reference(pictures(50), None, labelled, {}), "a", **about)
+        assert not figures and not spreads and set(left_out) == ALL
+        for reason in left_out.values():
+            assert "one class leave nothing to tell apart" in reason
+            assert reason.endswith("sort them into a folder a class, or take --features inception")
+    assert "fid" in measured(Reference(pictures(50), None, labelled, {}), "a", network="inception").figures
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_a_network_of_one_class_is_certified_no_accuracy(names, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "LEAST_STEPS", 1)
+    images = Images(pictures(20), np.arange(20) % len(names), names)
+    monkeypatch.setattr(judging, "open_data", lambda *_, **__: images)
+    network, _ = open_judge(Judging(data="digits"), (3, 4, 4), 0, tmp_path, torch.device("cpu"))
+    assert network.about.keys() & {"accuracy", "held_back"} == ({"accuracy", "held_back"} if len(names) > 1 else set())
+    assert network.about["network"] == "small"

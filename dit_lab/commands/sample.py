@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Pixels, class_numbers, codec_of, named_classes, write_grid
+from dit_lab.data.classes import namesakes
 from dit_lab.data.given import given_picture
 from dit_lab.data.pictures import say
 from dit_lab.diffusion import (
@@ -114,7 +115,8 @@ def sample_command(
     Args:
         source: A zoo name such as mnist, a checkpoint's folder or file, or a hub id.
         told: What the checkpoint's file may not say of its model.
-        labels: Classes, one a picture, by number or by name; null, or the number of classes itself, is the null label.
+        labels: Classes, one a picture, by number or by name, digits always a number; null, or the number of classes
+            itself, is the null label.
         out: The PNG to write.
         size: Side, or rows and columns, of what is drawn, in pixels of the model's own, latents or pictures, where that
             is not the trained size; a model of latents of 8 pixels takes 64 for pictures of 512.
@@ -132,8 +134,9 @@ def sample_command(
         trace: Also write the trajectory to this file.
         walk: Ways of walking that are not the usual one.
         device: cpu, cuda, mps, or auto.
-        precision: What the blocks compute in: fp32, exactly as in Python; bf16 or fp16, sooner and a little off; or
-            auto, what is faster for this model here, found out in a few steps and said.
+        precision: What the blocks compute in: fp32, as in Python but for rounding where steps are compiled or a
+            re-parameterised U-DiT is folded; bf16 or fp16, sooner and a little off; or auto, what is faster for this
+            model here, found out in a few steps and said.
         compile: Have the steps compiled, which takes a minute or so: auto tries it where the work that is left takes
             ten times as long, and stays with what is faster.
     """
@@ -164,7 +167,7 @@ def sample_command(
         size=size, forwards=how_many(way["steps"]), tell=say,
     )  # fmt: skip
     recording = recorded_of(model)
-    for sentence in filter(None, (loaded.note, named_classes(loaded.labels))):
+    for sentence in filter(None, (loaded.note, named_classes(loaded.labels), *namesakes(labels, loaded.labels))):
         say(sentence)
     sample = walked(recording, way["steps"], str(model.speed))
     pictures = codec.decode(sample)

@@ -11,24 +11,23 @@ MOST = 20  # classes that are listed one by one
 def class_numbers(asked: Sequence[str], names: Sequence[str] | None, classes: int) -> list[int]:
     """The numbers of classes that were asked for by number or by name: `-> one each`.
 
-    A name may be one of several that a class has ("tench" of "tench, Tinca tinca"), in any case. `null` is the null
-    label, one more than the classes. Raises ValueError on what is no class, or could be several.
+    A name may be one of several that a class has ("tench" of "tench, Tinca tinca"), in any case. Digits are a number,
+    also where another class is called so (`namesakes` tells). `null` is the null label, one more than the classes.
+    Raises ValueError on what is no class, or could be several.
     """
-    known = {}
-    for number, name in enumerate(names or []):
-        for each in {str(name), *str(name).split(",")}:
-            known.setdefault(each.strip().casefold(), set()).add(number)
-    return [class_number(each, known, classes) for each in asked]
+    known = by_name(names)
+    return [class_number(plain(each), known, classes, each) for each in asked]
 
 
-def class_number(asked: str, known: dict[str, set[int]], classes: int) -> int:
-    """One of them; `known` are numbers by name. Raises ValueError."""
-    name = asked.strip().casefold()
-    if name.isascii() and name.lstrip("-").isdigit():
-        return int(name)  # whether there is such a class, the model says
-    if name == "null" and name not in known:
-        return classes
+def class_number(name: str, known: dict[str, set[int]], classes: int, asked: str) -> int:
+    """One of them, as `plain` spells it; `known` are numbers by name. Raises ValueError."""
     found = known.get(name, set())
+    if is_number(name):
+        if found and not 0 <= int(name) <= classes:
+            raise ValueError(f"there is no class {name}; {called(asked, found)}")
+        return int(name)  # whether there is such a class, the model says
+    if name == "null" and not found:
+        return classes
     if len(found) == 1:
         return next(iter(found))
     if found:
@@ -41,6 +40,42 @@ def class_number(asked: str, known: dict[str, set[int]], classes: int) -> int:
         )
     told = f"did you mean {' or '.join(map(quoted, near))}?" if near else f"there are {listed_names(known)}"
     raise ValueError(f"no class is called {quoted(asked)}; {told}")
+
+
+def namesakes(asked: Sequence[str], names: Sequence[str] | None) -> list[str]:
+    """A sentence on each number asked for, all of them the model's, that is also the name of a class not taken."""
+    known, told = by_name(names), []
+    for name in dict.fromkeys(map(plain, asked)):
+        others = known.get(name, set())
+        if is_number(name) and others and int(name) not in others:
+            taken = f"called {quoted(names[int(name)])}" if int(name) < len(names) else "the null label"
+            told.append(f"class {int(name)} is {taken}; {called(name, others)}")
+    return told
+
+
+def by_name(names: Sequence[str] | None) -> dict[str, set[int]]:
+    """The numbers of the classes that have a name, by each name as `plain` spells it."""
+    known = {}
+    for number, name in enumerate(names or []):
+        for each in {str(name), *str(name).split(",")}:
+            known.setdefault(plain(each), set()).add(number)
+    return known
+
+
+def plain(name: str) -> str:
+    """A name as it is compared with others."""
+    return name.strip().casefold()
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is a class's number; digits always are."""
+    return name.isascii() and name.lstrip("-").isdigit()
+
+
+def called(name: str, numbers: set[int]) -> str:
+    """Which classes have a name, in words."""
+    told, one = ", ".join(map(str, sorted(numbers))), len(numbers) == 1
+    return f"the {'class' if one else 'classes'} called {quoted(name)} {'is number' if one else 'are numbers'} {told}"
 
 
 def listed_names(known: dict) -> str:

@@ -205,3 +205,11 @@ def test_a_quality_of_the_checkpoints_own_is_taken(command, tmp_path):
     assert Trajectory.load(trace).t == [999, 300]
     drawn(command, source, tmp_path / "a.png", "--quality", "good", "--trace", trace)
     assert len(Trajectory.load(trace).t) == QUALITIES["good"]["steps"]
+
+
+def test_a_number_that_is_another_classs_name_is_said_aloud(command, tmp_path):
+    model = stirred("DiT-nano/4", **SHAPE | {"num_classes": 2})
+    source = save(tmp_path / "model", model, labels=["1", "0"], codec_hint="pixels")
+    options = ["--labels", "1", "--device", "cpu", "--precision", "fp32", "--steps", 1, "--out", tmp_path / "a.png"]
+    code, _, said = command("sample", source, *options)
+    assert code == 0 and "dit_lab: class 1 is called '0'; the class called '1' is number 0\n" in said

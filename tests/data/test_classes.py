@@ -3,6 +3,7 @@
 import pytest
 
 from dit_lab.data import class_numbers, named_classes
+from dit_lab.data.classes import namesakes
 
 NAMES = ["circle", "Square", "tench, Tinca tinca", "star", "crane", "crane"]
 
@@ -27,6 +28,32 @@ def test_a_class_that_is_called_null_is_meant_by_it():
 
 def test_digits_are_numbers_even_where_a_class_is_called_so():
     assert class_numbers(["1"], ["1", "0"], 2) == [1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["1"], ["class 1 is called '2'; the class called '1' is number 0"]),
+        (["4", "null"], ["class 4 is the null label; the class called '4' is number 3"]),
+        ([" 2", "2", "0", "3"], ["class 2 is called '3'; the class called '2' is number 1",
+                                 "class 3 is called '4, 3'; the class called '3' is number 2"]),
+        (["null", "0"], []),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_another_classs_name_is_told_once(asked, told):
+    assert namesakes(asked, ["1", "2", "3", "4, 3"]) == told
+
+
+def test_numbers_that_are_their_own_classs_name_or_nobodys_are_no_news():
+    assert namesakes(["0", "1", "2"], ["0", "1"]) == namesakes(["1"], ["cat", "dog"]) == namesakes(["1"], None) == []
+    assert namesakes(["5"], ["5"] * 3 + ["x"] * 5) == [
+        "class 5 is called 'x'; the classes called '5' are numbers 0, 1, 2"
+    ]
+
+
+def test_digits_that_are_no_number_of_the_models_but_a_name_are_refused_with_its_number():
+    with pytest.raises(ValueError, match="^there is no class 20; the class called '20' is number 1$"):
+        class_numbers(["20"], ["10", "20"], 2)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Served:
         config = self.config
         parameters = sum(p.numel() for p in self.model.parameters())
         told = facts(config, parameters, latent=not isinstance(self.codec, Pixels))
-        told |= {"Runs": f"fp32 on {self.device.type}" if len(self.precisions) == 1 else f"on {self.device.type}"}
+        told |= {"Runs": self.runs("fp32")}
         sizes = {"trained": config.input_size, "most": LARGER * config.input_size} if is_square(config) else None
         return {
             "name": self.name, "title": self.name, "note": as_sentence(self.loaded.note),
@@ -91,17 +91,23 @@ class Served:
             "samplers": samplers(config), "channels": config.in_channels,
             "guidable": guidable(config), "etaSamplers": ETA, "precisions": self.precisions, "macs": self.macs,
             "sizes": sizes, "steps_max": MOST_STEPS, "device": self.device.type,
-            "running": {name: str(getattr(model, "speed", name)) for name, model in self.running.items()},
         }  # fmt: skip
 
+    def runs(self, precision: str) -> str:
+        """What runs where, in a precision that was asked for: of auto what came out, once it has run."""
+        return f"{getattr(self.running.get(precision), 'speed', precision)} on {self.device.type}"
+
     def cost(self, settings: dict) -> dict:
-        """What a run with these settings would take: passes, MACs of one, seconds, bytes kept. Raises ValueError."""
+        """What a run with these settings would take: passes, MACs of one, seconds, bytes kept; and what then runs.
+
+        Raises ValueError on settings that make no sense.
+        """
         labels, options, precision = read(self.config, self.precisions, settings)
         pace = self.pace(precision, len(labels), options.get("size"))
         return {
             "passes": passes(options, len(labels)), "macs": self.macs,
             "seconds": None if pace is None else pace * passes(options, 1),
-            "bytes": kept_bytes(self.config, options, len(labels)),
+            "bytes": kept_bytes(self.config, options, len(labels)), "runs": self.runs(precision),
         }  # fmt: skip
 
     def pace(self, precision: str, pictures: int, size: int | None) -> float | None:

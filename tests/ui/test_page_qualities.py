@@ -1,5 +1,6 @@
 """Ways of sampling by name in the app's page: chosen, walked, kept in the address, and left where others are set."""
 
+import pytest
 from pages import says
 
 COLOUR = "#checkpoint=cifar10"
@@ -52,6 +53,18 @@ def test_searched_timesteps_are_left_where_the_number_is_changed_and_back_with_i
     assert shown(page)[0] == "" and "even" in page.inner_text("[data-steps-note]")
     page.fill("[data-name=steps]", "6")
     assert shown(page)[0] == "good" and "at timesteps 999" in page.inner_text("[data-steps-note]")
+
+
+def test_the_header_says_what_runs(opened):
+    page, runs = opened(), "document.querySelector('[data-facts] [title=Runs]').textContent"
+    assert page.evaluate(runs) == "fp32 on cpu"
+    page.click("details summary")
+    if page.locator("[data-name=precision] option[value=auto]").count() == 0:
+        pytest.skip("this CPU has no kernels for bf16")
+    page.select_option("[data-name=precision]", "auto")
+    page.wait_for_function(f"{runs} === 'auto on cpu'")
+    sampled(page, "10 steps of UniPC")
+    page.wait_for_function(f"/^(fp32|bf16) .a forward of 2: fp32 .* ms, bf16 .* ms. on cpu$/.test({runs})")
 
 
 def test_an_address_of_one_timestep_is_no_number_of_steps(opened):

@@ -204,6 +204,7 @@ export async function start({ element, call, load, first }) {
       try {
         const told = await session.ask("cost", { settings: form.read() });
         form.cost(costs(told));
+        find("facts").querySelector("[title=Runs]").textContent = told.runs;
         if (told.seconds !== null || paced === about.name || run.job) return; // a run that is on will tell by itself
         paced = about.name; // once: a step is timed between those of whatever run is on
         await session.answered(await session.ask("pace", { checkpoint: paced }));

@@ -54,15 +54,15 @@ def fast(
 
     `precision` auto is found out by a few forwards of `batch` pictures, twice the samples where they are guided, of
     `size` (None: the model's own). In fp32 and not compiled it runs on the model's weights and its outputs are the
-    model's bit for bit; in half precision blocks run in 16 bits and the stream between them in 32. A U-DiT is folded.
-    `compile` has `sample` ask compiled code, of one shape, for which a CPU needs a C++ compiler; the first step waits
-    for it. Calls of the model itself are not compiled, so that it can be watched, edited and replayed. `compile` auto
-    tries it where the `forwards` to come take `PAYS` times as long as compiling, which it tells by `tell` before, and
-    stays with what is faster.
+    model's bit for bit; but a re-parameterised U-DiT is folded, to weights of its own, which are off by rounding alone.
+    In half precision blocks run in 16 bits and the stream between them in 32. `compile` has `sample` ask compiled code,
+    of one shape, for which a CPU needs a C++ compiler; the first step waits for it. Calls of the model itself are not
+    compiled, so that it can be watched, edited and replayed. `compile` auto tries it where the `forwards` to come take
+    `PAYS` times as long as compiling, which it tells by `tell` before, and stays with what is faster.
 
     The model returned has `speed`, which says what runs, and `ahead`, by which `sample` tells it of a run's timesteps
-    and labels. Raises ValueError on a precision that is not there, or that this device does not compute in,
-    and on another `compile`.
+    and labels. Raises ValueError on a precision that is not there, or that this device does not compute in, and on
+    another `compile`.
     """
     if precision not in (*DTYPES, "auto"):
         raise ValueError(f"precision must be auto, {', '.join(DTYPES)}, not {quoted(precision)}")

@@ -1,0 +1,220 @@
+"""Small promises of a model made fast: which device compiles how, and what a GPU's graph gives back."""
+
+import shutil
+import sys
+import warnings
+from contextlib import contextmanager
+
+import pytest
+import torch
+from looks import hooks_left
+from shared import random_model, random_udit
+from torch import nn
+
+from dit_lab.diffusion import generate
+from dit_lab.models import fast
+from dit_lab.models.ahead import Ahead, Looked, looking_up
+from dit_lab.models.compiling import Graphed, can_compile, check_compiler, compiled
+from dit_lab.models.conv_mlp import LinearPair
+from dit_lab.models.packed import PackedLinear, packs
+
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+HERE = sys.modules["dit_lab.models.fast"]  # the function has the module's name
+BF16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="this machine does not compute in bf16")
+
+
+@pytest.mark.parametrize(
+    "platform, named, looked_for",
+    [("linux", None, "g++"), ("darwin", None, "clang++"), ("linux", "icx", "icx"), ("darwin", "icx", "icx")],
+)
+def test_the_compiler_is_the_systems_own_or_the_one_that_is_named_and_only_a_cpu_needs_it(
+    platform, named, looked_for, monkeypatch
+):
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.delenv("CXX", raising=False)
+    if named:
+        monkeypatch.setenv("CXX", named)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == looked_for else None)
+    check_compiler(CPU)
+    assert can_compile(CPU) and can_compile(CUDA) and not can_compile(MPS)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    check_compiler(CUDA)
+    check_compiler(MPS)
+    assert not can_compile(CPU) and can_compile(CUDA) and not can_compile(MPS)
+    with pytest.raises(ValueError, match="--compile needs a C") as refused:
+        check_compiler(CPU)
+    assert repr(looked_for) in str(refused.value)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What PyTorch is asked to compile, how, and what to leave as it is."""
+    told = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: told.append((self, how)))
+    monkeypatch.setattr(torch.compiler, "disable", lambda function: told.append(function) or function)
+    return told
+
+
+@pytest.mark.parametrize("device, frozen", [(CPU, True), (MPS, False)], ids=str)
+def test_off_a_gpu_the_whole_is_compiled_for_its_shape_and_a_cpus_weights_are_constants(device, frozen, asked):
+    view = looking_up(random_model())[0]
+    assert compiled(view, device) is view
+    assert asked == [(view, dict(dynamic=False, options=dict(freezing=frozen)))]
+
+
+def test_on_a_gpu_each_block_is_compiled_but_for_what_is_its_own_and_all_are_one_graph(asked):
+    view = looking_up(random_model())[0]
+    parts = [module.mine for module in view.modules() if isinstance(module, Looked)]
+    assert isinstance(compiled(view, CUDA), Graphed)
+    assert asked == [*parts, *((block, dict(dynamic=False)) for block in view.blocks)] and len(parts) == 4
+
+
+@BF16
+def test_what_nobody_asked_to_have_compiled_is_left_as_it_is(asked):
+    for precision in ("fp32", "bf16"):
+        quick = fast(random_model(), precision=precision)
+        assert not quick.speed.compiled and generate(quick, [1], steps=2).isfinite().all()
+    assert not asked
+
+
+@pytest.mark.parametrize("reads_anywhere", [False, True])
+@torch.no_grad()
+def test_compiled_code_answers_in_the_place_of_the_model_which_is_left(reads_anywhere, asked, monkeypatch):
+    """With tables and where these would be too large; a block that may read the condition anywhere has none."""
+    model, ran = random_model(), []
+    if reads_anywhere:
+        model.blocks[1].readers = ()
+    ahead = Ahead(model, compile=True)
+    views = [view for view, _ in asked]
+    assert len(views) == (1 if reads_anywhere else 2) and not {*views} & {*model.modules()}
+    for view in views:
+        view.register_forward_hook(lambda view, *_: ran.append(view))
+    x, t, y = torch.ones(2, 3, 8, 12), torch.tensor([900, 5]), torch.tensor([3, 0])
+    for most, view in (0, views[0]), (2**20, views[-1]):
+        monkeypatch.setattr("dit_lab.models.ahead.MOST_BYTES", dict(cpu=most))
+        torch.testing.assert_close(ahead(t, y)(x, t, y), model(x, t, y))
+        assert ran.pop() is view and not ran
+
+
+@BF16
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_code_that_was_tried_and_is_faster_is_what_runs_and_not_compiled_again(precision, asked, monkeypatch):
+    timed = lambda calls, *_, **__: {name: 0.5 if "compiled" in name else 1.0 for name in calls}
+    monkeypatch.setattr(HERE, "timed", timed)
+    monkeypatch.setattr(HERE, "can_compile", lambda device: True)
+    quick = fast(random_model(), precision=precision, compile="auto", forwards=10_000)
+    assert quick.speed.compiled and len(asked) == 2
+    assert not any(isinstance(module, PackedLinear) for module in quick.modules())
+
+
+def test_without_pytorchs_kernels_for_it_nothing_is_packed(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not any(packs(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16))
+
+
+@BF16
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_it_computes_with_are_parameters_that_ask_for_no_gradient(precision):
+    quick = fast(random_model(), precision=precision)
+    assert {(type(each), each.requires_grad) for each in quick.parameters()} == {(nn.Parameter, False)}
+
+
+def test_in_fp32_nothing_is_cast_on_the_way_and_a_u_dits_pairs_are_folded():
+    model = random_udit(mlp="reparameterised")
+    quick = fast(model, precision="fp32")
+    pairs = lambda model: [module for module in model.modules() if isinstance(module, LinearPair)]
+    assert not hooks_left(quick) and not pairs(quick) and pairs(model) and quick.speed.folded
+    assert not fast(random_udit(mlp="plain"), precision="fp32").speed.folded
+
+
+def test_compiling_says_nothing_of_complex_numbers_and_other_warnings_are_shown(asked):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        compiled(random_model(), CPU)
+        warnings.warn("Torchinductor does not support code generation for complex operators.", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(each.message) for each in shown] == ["something else"]
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """`pretended(function)` runs on a GPU that is none: within a graph nothing is computed, at each replay all is."""
+    told, graphs, streams = [], [], ["the usual"]
+
+    class Stream:
+        name = "its own"
+
+        def wait_stream(self, other):
+            told.append(f"{self.name} waits for {other.name}")
+
+    class Usual(Stream):
+        name = "the usual"
+
+    class Graph:
+        def replay(self):
+            self.output.copy_(self.work())
+
+    @contextmanager
+    def within(stack, one):
+        stack.append(one)
+        yield
+        stack.pop()
+
+    for name, made in dict(
+        Stream=Stream, CUDAGraph=Graph, current_stream=Usual, stream=lambda one: within(streams, one.name),
+        graph=lambda one: within(graphs, one),
+    ).items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, made)
+
+    def on_gpu(function):
+        def call(*given):
+            told.append("noted" if graphs else f"run on {streams[-1]}")
+            if not graphs:
+                return function(*given)
+            graph = graphs[-1]
+            graph.work, graph.output = lambda: function(*given), torch.full_like(function(*given), torch.nan)
+            return graph.output
+
+        return Graphed(call), told
+
+    return on_gpu
+
+
+def weighed(x, t, given):
+    given = given if isinstance(given, dict) else {torch.int64: given}
+    return x * t[:, None] + sum(weight * part[:, None] for weight, part in enumerate(given.values(), 2))
+
+
+def drawn(seed, batch=3, tables=True, dtype=torch.float32):
+    """`x, t` and what is given in the place of labels: tables by dtype, or the labels."""
+    random = torch.Generator().manual_seed(seed)
+    x, t, one, two = torch.randn(batch, 4, generator=random).to(dtype), *torch.rand(3, batch, generator=random)
+    return x, t, {torch.float32: one, torch.float16: two.half()} if tables else (9 * one).long()
+
+
+@pytest.mark.parametrize("tables", [True, False], ids=["tables", "labels"])
+def test_a_graph_gives_at_each_call_what_the_function_gives_and_leaves_what_it_gave_before(tables, pretended):
+    graph, told = pretended(weighed)
+    inputs, kept = ([drawn(seed, tables=tables) for seed in range(3)] for _ in range(2))
+    found = [graph(*each) for each in inputs]
+    for one, (x, t, given), other in zip(found, inputs, kept, strict=True):
+        assert torch.equal(one, weighed(*other)) and torch.equal(x, other[0]) and torch.equal(t, other[1])
+        pairs = zip(given.values(), other[2].values(), strict=True) if tables else [(given, other[2])]
+        assert all(torch.equal(*pair) for pair in pairs)
+    assert told.count("noted") == 1
+
+
+def test_a_graph_is_noted_again_for_other_shapes_and_dtypes_alone(pretended):
+    graph, told = pretended(weighed)
+    for count, how in enumerate([{}, dict(batch=5), dict(batch=5, dtype=torch.float64), {}], 1):
+        for seed in range(2):
+            given = drawn(seed, **how)
+            assert torch.equal(graph(*given), weighed(*given)) and told.count("noted") == count
+
+
+def test_before_a_graph_is_noted_it_is_run_on_a_stream_of_its_own_between_what_was_and_what_will_be(pretended):
+    graph, told = pretended(weighed)
+    graph(*drawn(0))
+    before, *runs, after, noted = told
+    assert before == "its own waits for the usual" and after == "the usual waits for its own" and noted == "noted"
+    assert len(runs) > 1 and set(runs) == {"run on its own"}

@@ -11,6 +11,7 @@ from dit_lab.checkpoints import Told, load
 from dit_lab.checkpoints.describing import QUALITIES
 from dit_lab.checkpoints.own import JSON, NAME
 from dit_lab.diffusion import SAMPLERS, searched
+from dit_lab.diffusion.searching import check_sampler
 from dit_lab.files import read_json, writable, write_json
 from dit_lab.models import PRECISION, fast, pick_device
 
@@ -35,7 +36,7 @@ def search_steps_command(
         checkpoint: A zoo name such as cifar10, a checkpoint's folder or file, or a hub id.
         told: What the checkpoint's file may not say of its model.
         steps: How many timesteps.
-        sampler: How to step.
+        sampler: How to step, without fresh noise on the way.
         cfg_scale: Guidance; 1 is none. What is found with one may do worse with another (docs/results/fewer_steps.md).
         samples: So many are drawn at each try, of the classes in turn.
         keep_as: Write them into the checkpoint's config.json, a folder of our own, as its draft or good quality, which
@@ -44,6 +45,9 @@ def search_steps_command(
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in.
     """
+    check_sampler(sampler)
+    if samples < 1:
+        raise ValueError(f"--samples must be at least 1, not {samples}")
     place = own_json(checkpoint) if keep_as else None
     device = pick_device(device)
     loaded = load(checkpoint, weights=weights, device=device, **asdict(told))

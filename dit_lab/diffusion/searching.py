@@ -11,9 +11,10 @@ import torch
 from dit_lab.diffusion.checks import clips
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
-from dit_lab.diffusion.process import Process, check_steps
-from dit_lab.diffusion.sampling import generate
+from dit_lab.diffusion.process import Process, check_steps, whole
+from dit_lab.diffusion.sampling import FRESH, generate
 from dit_lab.diffusion.solvers import log_snr, picked
+from dit_lab.program import quoted
 
 NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged
 REFERENCE = 200
@@ -29,8 +30,12 @@ def searched(
 
     It begins at the best of a few known spacings: even, quadratic, even in log SNR, EDM's. After each walk `tried` is
     called with the least error so far. What is searched are places among the timesteps of the whole process, 1,000 as
-    a rule, of a flow too. Raises ValueError where a process can only be walked evenly, and on a single step.
+    a rule, of a flow too. Raises ValueError where a process can only be walked evenly, on a single step, without noises
+    to walk from, and on a sampler that puts fresh noise in.
     """
+    check_sampler(sampler, options.get("eta", 0))
+    if not whole(noises) or noises < 1:
+        raise ValueError(f"noises must be a whole number from 1 on, not {quoted(noises)}")
     process = process_of(model.config)
     check_steps(steps, 100)
     if steps == 1:
@@ -61,6 +66,13 @@ def searched(
         if best == before:
             break
     return told(best), error(best), even
+
+
+def check_sampler(sampler, eta=0) -> None:
+    """Raise ValueError where walks of other steps have other noise: no timesteps bring such a one near to another."""
+    if isinstance(sampler, str) and sampler in FRESH or eta:
+        noisy = "an eta" if eta else sampler
+        raise ValueError(f"{noisy} puts fresh noise in at every step, so that no timesteps bring it near to many steps")
 
 
 def rms(x: torch.Tensor) -> float:

@@ -4,6 +4,7 @@ import math
 import re
 
 from dit_lab.diffusion import QUALITIES, how_many, process_of, quality, samplers_for
+from dit_lab.diffusion.sampling import FRESH
 from dit_lab.diffusion.solvers import picked
 from dit_lab.models import Config
 from dit_lab.panels.asking import choice, real, whole
@@ -15,7 +16,6 @@ SEED_LIMIT = 2**63
 MOST_STEPS, MOST_SCALE, MOST_PICTURES = 1000, 20.0, 16
 MOST_BYTES = 2**28  # of a run, see `kept_bytes`
 LARGER = 4  # times the trained side is the most that the page draws
-FRESH = {"ddpm", "sde", "dpmpp_sde"}  # samplers that put fresh noise in at every step
 TWICE = {"heun"}  # samplers that ask the network twice a step
 ETA = ["ddim"]
 FIRST_LABEL, FIRST_SCALE = 7, 2.0

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from shared import ROOT, stirred
 
 from dit_lab.checkpoints import CheckpointError, load, save
-from dit_lab.diffusion import generate, process_of, quality
+from dit_lab.diffusion import SAMPLERS, generate, process_of, quality, searching
+from dit_lab.diffusion.sampling import FRESH
 
 SHAPE = dict(dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
 QUICK = ["--samples", 2, "--steps", 3, "--device", "cpu"]
@@ -58,6 +60,48 @@ def test_a_flow_keeps_its_searched_timesteps_too(command, tmp_path):
     code, _, told = command("search-steps", source, *QUICK, "--keep-as", "draft")
     assert code == 0, told
     assert load(source).qualities["draft"]["steps"][0] == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--sampler", "ddpm"], "ddpm puts fresh noise in at every step"),
+        (["--sampler", "sde"], "sde puts fresh noise in at every step"),
+        (["--sampler", "dpmpp_sde"], "dpmpp_sde puts fresh noise in at every step"),
+        (["--samples", 0], "--samples must be at least 1, not 0"),
+        (["--samples", -4], "--samples must be at least 1, not -4"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_is_loaded(options, told, command, monkeypatch):
+    monkeypatch.setattr("dit_lab.commands.search_steps.load", lambda *_, **__: pytest.fail("something was loaded"))
+    code, _, complaint = command("search-steps", "mnist", *QUICK, *options)
+    assert code == 2 and told in complaint and complaint.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "told"),
+    [
+        *((name, {}, f"{name} puts fresh noise in") for name in ("ddpm", "sde", "dpmpp_sde")),
+        ("ddim", dict(eta=0.5), "an eta puts fresh noise in"),
+        *(("ddim", dict(noises=noises), "noises must be a whole number from 1 on, not") for noises in (0, -4, 1.5)),
+    ],
+)
+def test_nothing_is_drawn_for_a_search_that_would_find_chance(sampler, options, told, monkeypatch):
+    monkeypatch.setattr(searching, "generate", lambda *_, **__: pytest.fail("something was drawn"))
+    with pytest.raises(ValueError, match=told):
+        searching.searched(stirred("DiT-nano/4", **SHAPE), sampler, 3, **options)
+
+
+def test_samplers_of_fresh_noise_are_those_that_ask_for_it_on_their_way():
+    """Two walks from the same noise that are given other noise on their way end the same unless they are such."""
+    model = stirred("DiT-nano/4", **SHAPE)
+    for name in SAMPLERS:
+        ends = []
+        for seed in 1, 2:
+            own, first = torch.Generator().manual_seed(seed), iter([torch.ones(1, 1, 8, 8)])
+            noise = lambda shape, own=own, first=first: next(first, torch.randn(*shape, generator=own))
+            ends.append(generate(model, [1], sampler=name, steps=3, noise=noise))
+        assert torch.equal(*ends) is (name not in FRESH), name
 
 
 def test_guidance_without_classes_is_refused_in_a_sentence(command, tmp_path):

@@ -21,7 +21,7 @@ from dit_lab.experiments import fewer_steps_page, how_many_page
 from dit_lab.experiments.papers import DIT_BLOCKS, UDIT_LADDER
 
 SCALING, BLOCKS, LADDER, LOG = (f"docs/results/{name}.md" for name in ("scaling", "blocks", "udit_ladder", "bench-log"))
-CAUSAL, MANY = "docs/results/causal.md", "docs/results/how_many.md"
+CAUSAL, MANY, COMPUTE = (f"docs/results/{name}.md" for name in ("causal", "how_many", "scaling_compute"))
 FACTS = []  # of a page, and a function that makes sentences as they must stand there
 
 
@@ -72,6 +72,53 @@ def scaling():
     yield f"S/1 {frechet['S/1']:.0f}, M/2 {frechet['M/2']:.0f} and L/4 {frechet['L/4']:.0f}"
     pairs = [f"{loss[a]:.3f} and {loss[b]:.3f}" for a, b in (("XS/1", "S/2"), ("S/1", "M/2"))]
     yield f"alike as the paper would have it ({', '.join(pairs)})"
+
+
+@says(COMPUTE)
+def compute():
+    table = result("docs/results/scaling_compute")
+    ended, passed, drawn = {}, {}, {}
+    for row in table["runs"]:
+        for kept in row["curve"]:
+            passed.setdefault((row["model"], kept["step"]), []).append(kept["frechet"])
+            if kept["step"] == 2000:
+                ended.setdefault(row["model"], []).append(kept["frechet"])
+    for row in table["sampling"]:
+        drawn.setdefault((row["model"], row["steps"]), []).append(row)
+    apart = {model: np.ptp(values) for model, values in ended.items()}
+    middles = {model: mean(values) for model, values in ended.items()}
+    yield f"At the end the distances of a model's seeds are {max(apart.values()):.1f} apart at most and"
+    yield f"{np.median(list(apart.values())):.1f} in the middle, of {span(middles.values(), '.0f')}"
+    (model, step), widest = max(((key, np.ptp(values)) for key, values in passed.items()), key=lambda item: item[1])
+    yield f"on the way {widest:.1f} at most ({model} after {step:,} steps)"
+    first = {row["model"]: row["frechet"] for row in table["runs"] if row["seed"] == 0}
+    assert {name: values[0] for name, values in runs("scaling", "frechet").items()} == pytest.approx(first, abs=0.01)
+    assert "whose seed 0 is these runs again" in words(SCALING)
+    alike = ", ".join(f"{middles[name]:.1f}" for name in ("XS/4", "XS/2", "S/4"))
+    yield f"XS/4, XS/2 and S/4 ({alike}) are not told apart"
+    asked = lambda model, steps: 100 * mean(row["agreement"] for row in drawn[model, steps])
+    assert all(asked(name, 8) > asked(name, 16) > asked(name, 32) for name in middles)
+    late = max(abs(asked(name, 64) - asked(name, 32)) for name in middles)
+    yield f"from 8 to 32 steps in all twelve models, and stays within {late:.1f} points from there to 64"
+    rises = [name for name in middles if asked(name, 8) > asked(name, 4) + 0.1]
+    yield f"from 4 to 8 it rises in {rises[0]}, {rises[1]} and {rises[2]}"
+    few = [mean(row["frechet"] for row in drawn[name, 4]) for name in middles]
+    yield f"with 4 steps all twelve are alike ({span(few, '.0f')})"
+    parts = {row["model"]: (row["parameters"], row["macs"]) for row in table["runs"]}
+    more = [large / small for small, large in zip(parts["XS/4"], parts["L/4"], strict=True)]
+    yield f"parameters grow {more[0]:.0f} times and multiply-accumulates {more[1]:.0f} times"
+    yield f"the distance falls by {middles['XS/4'] - middles['L/4']:.0f} of {middles['XS/4']:.0f}"
+    yield f"a third of L/4, is ahead of that by {middles['L/4'] - middles['XS/1']:.0f}"
+    assert 2.5 < parts["L/4"][1] / parts["XS/1"][1] < 3.5
+    by = {}
+    for row in table["decoders"]:
+        by.setdefault((row["model"], row["decoder"]), []).append(row["frechet"])
+    shipped, *trained = dict.fromkeys(row["decoder"] for row in table["decoders"])
+    gains = {name: np.subtract(by["L/1", shipped], by["L/1", name]) for name in trained}
+    assert all((gain > 0).all() for gain in gains.values())
+    told = sorted((gain.mean() for gain in gains.values()), reverse=True)
+    yield f"by {told[0]:.1f} and {told[1]:.1f} of {mean(by['L/1', shipped]):.0f}, in every seed"
+    assert all(mean(by["L/1", name]) < mean(by["M/1", name]) for name in (shipped, *trained))
 
 
 @says(BLOCKS)

@@ -55,7 +55,6 @@ def ddim_step(process, now, before, ask, noise, eta):
 
 
 SAMPLERS = {"ddim": ddim_step, "ddpm": ddpm_step, **SOLVERS, **STOCHASTIC}
-FRESH = "ddpm", *STOCHASTIC  # which put fresh noise in at every step; ddim does with an eta
 
 
 def samplers_for(process) -> list[str]:

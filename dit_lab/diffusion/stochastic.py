@@ -44,3 +44,4 @@ def dpmpp_sde_step(process, now, before, ask, noise, eta):
 
 # D = s is SiT's choice of those that are 0 at the picture; over a whole walk the noise that it adds has variance 1.
 STOCHASTIC = {"sde": with_diffusion(lambda a, s: s), "dpmpp_sde": dpmpp_sde_step}
+FRESH = "ddpm", *STOCHASTIC  # all that put fresh noise in at every step, the ancestral one too; ddim does with an eta

@@ -4,8 +4,8 @@ import math
 import re
 
 from dit_lab.diffusion import QUALITIES, how_many, process_of, quality, samplers_for
-from dit_lab.diffusion.sampling import FRESH
 from dit_lab.diffusion.solvers import picked
+from dit_lab.diffusion.stochastic import FRESH
 from dit_lab.models import Config
 from dit_lab.panels.asking import choice, real, whole
 from dit_lab.panels.opened import Opened

@@ -8,7 +8,7 @@ from shared import ROOT, stirred
 
 from dit_lab.checkpoints import CheckpointError, load, save
 from dit_lab.diffusion import SAMPLERS, generate, process_of, quality, searching
-from dit_lab.diffusion.sampling import FRESH
+from dit_lab.diffusion.stochastic import FRESH
 
 SHAPE = dict(dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
 QUICK = ["--samples", 2, "--steps", 3, "--device", "cpu"]

@@ -8,17 +8,19 @@ import torch
 from diffusers import DDIMScheduler
 from shared import random_model, random_udit
 
-from dit_lab.commands.bench import bench_command, sampling
+from dit_lab.commands.bench import bench_command, report, sampling
 from dit_lab.commands.bench import looking as inside
+from dit_lab.commands.bench import timing as timings
 from dit_lab.commands.bench.contestants import SCALE, diffusers_model, diffusers_step, original_model, ours
 from dit_lab.commands.bench.loading import bench_load, most_memory, parts, read
-from dit_lab.commands.bench.report import compete
+from dit_lab.commands.bench.report import Line, compete, machine, note, table
 from dit_lab.commands.bench.sampling import Entry, Field, bench_forward, bench_step, inputs, relative_error
 from dit_lab.commands.bench.timing import race, timing
 from dit_lab.inside import record
 from dit_lab.models import preset
 
 ALONE = torch.device("cpu")
+DRAWN = "error of a sample of 10 guided steps, bf16 against fp32"
 PEAKS = {torch.float32: 1e12, torch.bfloat16: 2e12}
 
 
@@ -60,17 +62,21 @@ def test_a_guided_step_of_diffusers_is_ddims():
 
 
 @pytest.mark.parametrize("what", ["forward", "sample"])
-def test_a_bench_has_a_line_a_contestant_with_ratio_share_and_error(what, tmp_path, capsys):
+def test_a_bench_has_a_line_a_contestant_with_ratio_share_and_error(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(timings.SIDES, "cpu", 512)
     bench_command(what, models=("DiT-nano/8",), batch=1, rounds=3, out=tmp_path)
     told, kept = capsys.readouterr().out, json.loads((tmp_path / f"bench-{what}.json").read_text())
     lines = [line for line in kept["lines"] if line["work"].startswith("DiT-nano/8")]
     assert {line["who"] for line in lines} >= {"diffusers, fp32", "dit_lab, fp32", "dit_lab, fast, bf16"}
-    assert "peak of bfloat16 matrix products" in told
+    known = {"machine", "rounds", "peak of float32 matrix products", "peak of bfloat16 matrix products"}
+    assert {*kept["about"]} == known | ({DRAWN} if what == "sample" else set())
+    assert all(f"{name}: {value}" in told for name, value in kept["about"].items())
     for line in lines:
         assert line["ratio"] == pytest.approx(lines[0]["median"] / line["median"])
         assert line["share"] > 0 and line["low"] <= line["median"] <= line["high"]
         assert line["error"] < (1e-5 if "fp32" in line["who"] else 0.02)
     page = (tmp_path / f"bench-{what}.md").read_text()
+    assert page == table(what, kept["about"], [Line(**line) for line in kept["lines"]])
     assert page.count("\n| ") == len(kept["lines"]) + 2 * len({line["work"] for line in kept["lines"]})
 
 
@@ -84,7 +90,7 @@ def test_a_contestant_that_fails_says_why_and_the_others_go_on(capsys):
     assert "no such kernel" in capsys.readouterr().out
 
 
-def failing(*inputs):
+def failing(*inputs, **options):
     raise RuntimeError("no such kernel")
 
 
@@ -108,6 +114,43 @@ def test_where_nobody_can_take_part_that_is_all_there_is(monkeypatch):
     assert line.why == "left out: no such kernel"
 
 
+def test_a_sample_that_fails_is_noted_and_the_steps_that_were_timed_stay(monkeypatch):
+    monkeypatch.setattr(sampling, "PARTIES", {"dit_lab": lambda model, *_: {"dit_lab, fp32": Entry(model, step_of)}})
+    monkeypatch.setattr(sampling, "generate", failing)
+    field = Field(ALONE, 3, None, False, PEAKS)
+    (line,) = bench_step("DiT-nano/8", 2, field)
+    assert line.median and field.about == {DRAWN: "none, RuntimeError: no such kernel (DiT-nano/8, 2)"}
+
+
+def step_of(x, y):
+    return lambda: x
+
+
+def test_findings_of_one_kind_stand_side_by_side():
+    about = {}
+    for name in "ab":
+        note(about, "error", f"0.1 ({name})")
+    assert about == {"error": "0.1 (a), 0.1 (b)"}
+
+
+@pytest.mark.parametrize(
+    ("told", "otherwise", "named"),
+    [
+        ("processor\t: 0\nmodel name\t: Some  CPU @ 2 GHz\n\nmodel name\t: Other\n", "", "Some CPU @ 2 GHz (x86_64)"),
+        ("Hardware\t: board\n", "arm", "arm (x86_64)"),
+        (None, "", "x86_64 CPU"),
+        (None, "x86_64", "x86_64 CPU"),
+    ],
+)
+def test_a_machine_is_told_by_its_processor(told, otherwise, named, monkeypatch, tmp_path):
+    if told:
+        (tmp_path / "cpuinfo").write_text(told)
+    monkeypatch.setattr(report, "CPUS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(report.platform, "processor", lambda: otherwise)
+    monkeypatch.setattr(report.platform, "machine", lambda: "x86_64")
+    assert machine(ALONE).startswith(f"{named}, {torch.get_num_threads()} thread")
+
+
 def test_an_original_that_is_none_is_told(tmp_path):
     with pytest.raises(ValueError, match="is no checkout of facebookresearch/DiT: it has no models"):
         original_model(ours(preset("DiT-nano/8"), ALONE), tmp_path)
@@ -126,9 +169,12 @@ def test_the_most_memory_of_a_fresh_process_is_its_own():
 
 
 def test_loading_is_held_against_its_bytes(capsys):
-    lines = bench_load("DiT-nano/8", 3, ALONE)
+    about = {}
+    lines = bench_load("DiT-nano/8", 3, ALONE, about)
     assert [line.who for line in lines] == ["its bytes alone", "load"] * 3
     assert capsys.readouterr().out.count("most memory") == 3
+    (most,) = about.values()
+    assert re.fullmatch(r"(-?[\d.]+ times the model's [\d.]+ GB \((fp32|fp16|the original's .pt)\)(, )?){3}", most)
 
 
 def test_the_relative_error_is_of_norms():

@@ -81,9 +81,9 @@ def bench_command(
     print(told)
     lines, loaded = [], models or ("DiT-XL/2",)
     for name in loaded if what in ("load", "all") else ():
-        lines += bench_load(name, rounds, place)
+        lines += bench_load(name, rounds, place, about)
     if what != "load":
-        field = Field.measured(place, rounds, original, compile)
+        field = Field.measured(place, rounds, original, compile, about)
         presets = models or ("DiT-S/2", "DiT-B/2")
         if what == "gpu":
             lines += bench_gpu(field, *models[:1])

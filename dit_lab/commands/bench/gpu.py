@@ -26,7 +26,7 @@ def bench_gpu(field: Field, name: str = "DiT-XL/2") -> list[Line]:
         f"{PICTURES} pictures": partial(bench_step, name, PICTURES, field),
         "training": partial(bench_training, (name,), TRAINED, field),
         "U-DiT": partial(bench_udit, PICTURES, field),
-        "loading": partial(bench_load, name, 5, field.device),
+        "loading": partial(bench_load, name, 5, field.device, field.about),
     }
     for work, bench in works.items():
         if time.monotonic() > end:

@@ -12,7 +12,7 @@ import torch
 from dit_lab.checkpoints import load, save
 from dit_lab.checkpoints.meta_dit import to_theirs
 from dit_lab.commands.bench.contestants import ours
-from dit_lab.commands.bench.report import Line, compete
+from dit_lab.commands.bench.report import Line, compete, note
 from dit_lab.models import preset
 
 CHUNK = 2**24
@@ -23,8 +23,11 @@ ELSEWHERE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_
 IMPORTS = "from dit_lab import load; load('mnist')"
 
 
-def bench_load(name: str, rounds: int, device: torch.device) -> list[Line]:
-    """Three files of a preset with random weights, in a temporary folder: ours in fp32 and fp16, the original's."""
+def bench_load(name: str, rounds: int, device: torch.device, about: dict) -> list[Line]:
+    """Three files of a preset with random weights, in a temporary folder: ours in fp32 and fp16, the original's.
+
+    The most memory that each takes while it is loaded is noted in `about`.
+    """
     with TemporaryDirectory() as folder:
         files, lines = written(name, Path(folder)), []
         for kind, path in files.items():
@@ -33,7 +36,8 @@ def bench_load(name: str, rounds: int, device: torch.device) -> list[Line]:
             lines += compete(f"{name} {kind}, {size / 1e9:.2f} GB", calls, rounds, device)
             before, after = (most_memory(code) for code in (IMPORTS, f"{IMPORTS}; load({str(path)!r})"))
             weights = sum(tensor.nbytes for tensor in load(str(path)).model.state_dict().values())
-            print(f"  most memory: {(after - before) / weights:.2f} times the model's {weights / 1e9:.2f} GB")
+            most = f"{(after - before) / weights:.2f} times the model's {weights / 1e9:.2f} GB"
+            note(about, f"most memory while {name} loads", f"{most} ({kind})")
         return lines
 
 

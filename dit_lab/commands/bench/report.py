@@ -12,6 +12,7 @@ from dit_lab.commands.bench.timing import race
 from dit_lab.files import atomic, make_folder, write_json
 
 FAILURES = (RuntimeError, ValueError, ImportError, AttributeError, TypeError)  # of a contestant: the others go on
+CPUS = Path("/proc/cpuinfo")
 HEAD = ("", "time", "spread", "ratio", "of peak", "error")
 
 
@@ -112,8 +113,24 @@ def machine(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     able = [name for name, has in torch.cpu.get_capabilities().items() if has is True and "bf16" in name]
     threads = f"{(count := torch.get_num_threads())} thread{'s' * (count != 1)}"
-    cpu = f"{platform.machine()} CPU, {threads}, {' '.join(able) or 'no bf16 instructions'}"
-    return f"{cpu}, torch {torch.__version__}"
+    return f"{processor()}, {threads}, {' '.join(able) or 'no bf16 instructions'}, torch {torch.__version__}"
+
+
+def processor() -> str:
+    """The CPU's model where the system tells it, and what code it runs."""
+    try:
+        rows = [row.partition(":") for row in CPUS.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        rows = []
+    models = [value for name, _, value in rows if name.strip() == "model name"]
+    told, runs = " ".join((models or [platform.processor()])[0].split()), platform.machine()
+    return f"{runs} CPU" if told in ("", runs) else f"{told} ({runs})"
+
+
+def note(about: dict, what: str, value: str) -> None:
+    """Print a finding that is no line, and add it to those of its kind in what is kept about a bench."""
+    print(f"{what}: {value}")
+    about[what] = f"{about[what]}, {value}" if what in about else value
 
 
 def kept(folder: Path | None, name: str, about: dict, lines: list, page: Callable | None = None) -> None:

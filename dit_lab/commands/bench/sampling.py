@@ -1,7 +1,7 @@
 """Where people wait: a forward, and a guided step of sampling, of the same network in each library."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dit_lab.commands.bench.contestants import (
     original_step,
     ours,
 )  # fmt: skip
-from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out
+from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out, note
 from dit_lab.commands.bench.timing import peak
 from dit_lab.diffusion import generate, sample
 from dit_lab.models import DiTConfig, count, fast, preset
@@ -28,21 +28,26 @@ CHECKED = 10  # steps of the run whose sample tells what fast costs in the end
 
 @dataclass(frozen=True)
 class Field:
-    """What a bench of sampling is run on: the device, its rounds, its peaks by dtype, and the original's checkout."""
+    """What a bench of sampling is run on: the device, its rounds, its peaks by dtype, and the original's checkout.
+
+    `about` is what is kept of the bench beside its lines; what it finds out more goes there.
+    """
 
     device: torch.device
     rounds: int
     original: Path | None
     compile: bool
     peaks: dict[torch.dtype, float]
+    about: dict = field(default_factory=dict)
 
     @classmethod
-    def measured(cls, device, rounds: int, original: Path | None, compile: bool) -> "Field":
-        """With the peaks of this machine, as they are now."""
+    def measured(cls, device, rounds: int, original: Path | None, compile: bool, about: dict) -> "Field":
+        """With the peaks of this machine, as they are now, which `about` will tell too."""
         peaks = {dtype: peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
         for dtype, most in peaks.items():
-            print(f"peak of {str(dtype).removeprefix('torch.')} matrix products: {most / 1e12:.3g} TFLOP/s")
-        return cls(device, rounds, original, compile, peaks)
+            name = str(dtype).removeprefix("torch.")
+            note(about, f"peak of {name} matrix products", f"{most / 1e12:.3g} TFLOP/s")
+        return cls(device, rounds, original, compile, peaks, about)
 
     def peak_of(self, who: str) -> float:
         """The peak that a contestant is held to: that of the precision which its name says."""
@@ -172,7 +177,7 @@ def bench_forward(name: str, batch: int, field: Field) -> list[Line]:
 
 @torch.no_grad()
 def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
-    """A guided step of a preset, a line a contestant; errors are those of one forward, a sample's is told after."""
+    """A guided step of a preset, a line a contestant; errors are those of one forward, and a sample's is noted."""
     config, work = preset(name), f"{name} guided step, {pictures}"
     model = ours(config, field.device)
     (found, lines), (x, t, y) = entries(work, model, field, 2 * pictures), inputs(config, pictures, field.device)
@@ -180,10 +185,14 @@ def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
     calls, errors = checked(found, lambda entry: (entry.step(x, y), relative_error(entry.ask(x, t, y), exact)))
     flops, peaks = 4 * pictures * count(config).macs, {who: field.peak_of(who) for who in found}
     lines += compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
-    drawn = generate(model, y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0)
-    quick = fast(model, precision="bf16")
-    error = relative_error(generate(quick, y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0), drawn)
-    print(f"  sample of {CHECKED} such steps, bf16 against fp32: error {error:.1e}")
+    drawn = partial(generate, labels=y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0)
+    try:
+        error = f"{relative_error(drawn(fast(model, precision='bf16')), drawn(model)):.1e}"
+    except FAILURES as failed:  # the lines are there, and stay
+        error = " ".join(f"none, {type(failed).__name__}: {failed}".split())[:160]
+    note(
+        field.about, f"error of a sample of {CHECKED} guided steps, bf16 against fp32", f"{error} ({name}, {pictures})"
+    )
     return lines
 
 

@@ -52,6 +52,9 @@ def fewer_steps_command(
     """
     if unknown := [name for name in models if name not in MODELS]:
         raise ValueError(f"models must be of {', '.join(MODELS)}, not {unknown[0]}")
+    for option, number, least in ("samples", samples, 1), ("batch-size", batch_size, 1), ("turns", turns, 0):
+        if number < least:
+            raise ValueError(f"--{option} must be at least {least}, not {number}")
     writable(results, results.with_suffix(".md"), results.with_suffix(".png"))
     settings = dict(samples=samples, batch_size=batch_size, cfg_scale=cfg_scale, precision=precision)
     table, where = opened(results, settings), pick_device(device)

@@ -107,6 +107,27 @@ def test_results_that_are_none_and_unknown_models_are_refused(tmp_path):
         real("mnist", tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--samples", 0], "--samples must be at least 1, not 0"),
+        (["--samples", -4], "--samples must be at least 1, not -4"),
+        (["--batch-size", 0], "--batch-size must be at least 1, not 0"),
+        (["--turns", -1], "--turns must be at least 0, not -1"),
+    ],
+)
+def test_numbers_of_nothing_are_refused_before_any_work(options, told, command, monkeypatch, tmp_path):
+    for name in "load", "real":
+        monkeypatch.setattr(fewer_steps, name, lambda *_, **__: pytest.fail("work began"))
+    places = ["--data", tmp_path, "--out", tmp_path / "out", "--results", tmp_path / "fewer.json"]
+    code, _, complaint = command("experiment", "fewer-steps", *places, *options)
+    assert code == 2 and told in complaint and complaint.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_no_turns_leave_the_timing_to_another_run(monkeypatch, tmp_path):
+    assert few(monkeypatch, tmp_path, turns=0)["times"] == []
+
+
 def test_a_model_of_fewer_seeds_is_said_to_be_one_and_a_flow_has_a_panel_of_its_own():
     row = lambda model, way, seed: dict(model=model, way=way, seed=seed, frechet=9.0, agreement=0.5, passes=8)
     rows = [row("a", way, seed) for way in ("ddim 4", "unipc 4, searched") for seed in (1, 2)]

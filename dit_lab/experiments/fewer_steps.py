@@ -14,6 +14,7 @@ from dit_lab.checkpoints import load
 from dit_lab.data import Images, open_data, picture_codec
 from dit_lab.diffusion import Flow, process_of, searched
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.experiments.elsewhere import errors
 from dit_lab.experiments.fewer_steps_page import tell, timed
 from dit_lab.experiments.kept import NAME, NUMBER, STEP, check_settings, is_object, is_objects
 from dit_lab.experiments.reuse import Reusing
@@ -62,6 +63,9 @@ def fewer_steps_command(
     for name in models:
         asked = ways_of(name, budgets, forecasts)
         measured(name, table, results, real(name, data, out), asked, seeds, where)
+        if load(name).qualities:  # timesteps of its own, which were searched with one guidance
+            table["errors"] = [*table.get("errors", []), *errors(name, table, where)]
+            write_json(results, table)
     for name in models if turns else ():
         timed(name, table, ways_of(name, budgets, forecasts), turns)
         write_json(results, table)

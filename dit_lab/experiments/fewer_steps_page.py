@@ -11,6 +11,7 @@ from dit_lab.checkpoints import load
 from dit_lab.commands.bench.report import machine
 from dit_lab.commands.bench.timing import race
 from dit_lab.diffusion import generate
+from dit_lab.experiments.elsewhere import rows
 from dit_lab.experiments.page import save_figure, spelt, write_page
 from dit_lab.experiments.reuse import Reusing
 from dit_lab.experiments.ways import HELD_OUT, INTERVAL, Way, options_of
@@ -64,6 +65,7 @@ def page(table: dict) -> str:
     for name in names:
         floor = table["floors"][name]
         parts += [f"## {name}\n", f"As many real test pictures are at {floor:.2f}.\n", *rows_of(name, table), ""]
+        parts += rows(name, table)
     seeds = {name: sorted({row["seed"] for row in table["rows"] if row["model"] == name}) for name in names}
     most = max(seeds.values(), key=len)
     fewer = [f", of {name} {', '.join(map(str, mine))} alone" for name, mine in seeds.items() if mine != most]
@@ -82,13 +84,19 @@ def page(table: dict) -> str:
 def rows_of(name: str, table: dict) -> list[str]:
     """The rows of one model."""
     lines = ["| way | passes | Fréchet distance | seen as asked | seconds |", "| --- | --- | --- | --- | --- |"]
-    seconds = {row["way"]: f"{row['seconds']:.3f}" for row in table["times"] if row["model"] == name}
-    grouped = by_way(name, table)
+    seconds, grouped = seconds_of(name, table), by_way(name, table)
     for way, runs in sorted(grouped.items(), key=lambda item: item[1][0]["passes"]):
-        time = seconds.get(way, seconds.get(way.removesuffix(", searched"), "–"))  # other timesteps take no other time
+        time = f"{seconds[way]:.3f}" if seconds else "–"
         judged = f"{spelt(runs, 'frechet', '.2f')} | {spelt(runs, 'agreement', '.1%')}"
         lines.append(f"| {way} | {runs[0]['passes']:.0f} | {judged} | {time} |")
     return lines
+
+
+def seconds_of(name: str, table: dict) -> dict[str, float]:
+    """Seconds of each way of a model, where all were timed, else nothing: other timesteps take no other time."""
+    timed = {row["way"]: row["seconds"] for row in table["times"] if row["model"] == name}
+    ways = {way: timed.get(way.removesuffix(", searched")) for way in by_way(name, table)}
+    return ways if None not in ways.values() else {}
 
 
 def by_way(name: str, table: dict) -> dict[str, list[dict]]:
@@ -98,15 +106,19 @@ def by_way(name: str, table: dict) -> dict[str, list[dict]]:
 
 
 def figure(table: dict):
-    """Distance against passes, a panel a model: a line a solver, crosses the best of what spares or reuses steps."""
+    """Distance against time, a panel a model: a line a solver, marks for what spares or reuses steps.
+
+    The time is the wall's where all ways were timed, else passes.
+    """
     names = list(dict.fromkeys(row["model"] for row in table["rows"]))
     columns = min(len(names), 2 if len(names) == 4 else 3)
     drawn, axes = panels(-(-len(names) // columns), columns, 4.0, grid=False)
     for axis in axes.flat[len(names) :]:
         axis.remove()
     for axis, name in zip(axes.flat, names, strict=False):
-        grouped = by_way(name, table)
-        point = lambda runs: (runs[0]["passes"], mean(run["frechet"] for run in runs))
+        grouped, seconds = by_way(name, table), seconds_of(name, table)
+        spent = lambda runs, seconds=seconds: seconds[runs[0]["way"]] if seconds else runs[0]["passes"]
+        point = lambda runs, spent=spent: (spent(runs), mean(run["frechet"] for run in runs))
         for (title, sampler), colour in zip(FAMILIES.items(), COLOURS, strict=True):
             mine = {way: runs for way, runs in grouped.items() if way.split()[0] == sampler}
             line = lambda points: zip(*points, strict=True) if points else ([], [])
@@ -117,12 +129,13 @@ def figure(table: dict):
                 axis.plot(*line(others), marker, color=colour, markersize=5)
         best = min(point(runs)[1] for runs in grouped.values())
         axis.set(title=f"{name} (real pictures: {table['floors'][name]:.1f})", xscale="log", yscale="log")
-        axis.set(xlabel="passes a picture (log scale)", ylabel="Fréchet distance (log scale)")
+        cost = f"seconds of {PICTURES} pictures, one core" if seconds else "passes a picture"
+        axis.set(xlabel=f"{cost} (log scale)", ylabel="Fréchet distance (log scale)")
         axis.set_ylim(0.9 * best, SHOWN * best)  # else Heun's few steps would leave no room to tell the others apart
         axis.xaxis.set(major_formatter="{x:g}")
         axis.yaxis.set(major_locator=MaxNLocator(8), minor_locator=NullLocator(), major_formatter="{x:g}")
         axis.grid(alpha=0.3)
     drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     told = "dots: even steps; x: guidance interval, +: forecasts, *: searched steps"
-    drawn.suptitle(f"Quality against passes\n({told}; what is off the scale is in the tables)", fontsize=9)
+    drawn.suptitle(f"Quality against time\n({told}; what is off the scale is in the tables)", fontsize=9)
     return drawn

@@ -3,11 +3,13 @@
 from collections.abc import Generator, Sequence
 from contextlib import nullcontext
 
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from dit_lab.diffusion import sample
 from dit_lab.diffusion.checks import OWN
+from dit_lab.diffusion.stochastic import FRESH
 from dit_lab.inside.editing import Edit, Walk, check_edits, hung
 from dit_lab.inside.run import Run, kept, numbers, stacked
 from dit_lab.inside.trace import TraceError, place
@@ -20,8 +22,8 @@ def rerun(run: Run, model: nn.Module, *edits: Edit, steps: Sequence[int] | None 
 
     Without edits it is the run itself, bit for bit, on the machine that recorded it. Both calls that a step of Heun's
     method makes are that step's. Raises TraceError on edits that the model has no place for, on steps that are not
-    there, and on a run that cannot be walked again: recorded with another model, with injected noise, or with a
-    sampler, a guide or a process of one's own.
+    there, and on a run that cannot be walked again: recorded with another model, with a sampler, a guide or a process
+    of one's own, or with noise that was given, a picture's too, where more of it is put in at every step.
     """
     return to_end(rerunning(run, model, *edits, steps=steps), "edited run", len(run.t))
 
@@ -35,10 +37,6 @@ def rerunning(
     """
     check_edits(model, edits, run)
     active = active_steps(steps, len(run.t))
-    if run.options["seed"] is None:
-        raise TraceError(
-            "this run's noise was injected and is not kept, so it cannot be run again: record it with a seed"
-        )
     for name, instead in ("sampler", "one of the samplers that have a name"), ("guide", "the usual guidance"):
         if run.options[name] == OWN:
             raise TraceError(
@@ -46,13 +44,29 @@ def rerunning(
                 f"it with {instead}"
             )
     _ = run.process  # which refuses a run that walked one of its own
-    return walked(run, model, edits, active)
+    return walked(run, model, edits, active, noise_of(run))
 
 
-def walked(run: Run, model: nn.Module, edits, active: set[int]) -> Generator[int, None, dict]:
+def noise_of(run: Run) -> dict:
+    """The noise of a run as options of `sample`: its seed, or where noise was given the x that the run began with.
+
+    Raises TraceError where its sampler was given more of it at every step, which is not kept.
+    """
+    if run.options["seed"] is not None:
+        return {}
+    if run.options["sampler"] in FRESH or run.options["eta"]:
+        raise TraceError(
+            "this run's noise was given, and what its sampler put in at each step is not kept, so it cannot be run "
+            "again: record it with a seed, or with a sampler without fresh noise"
+        )
+    left = iter([run.x[0]])
+    return {"seed": 0, "noise": lambda shape: next(left, torch.zeros(shape))}
+
+
+def walked(run: Run, model: nn.Module, edits, active: set[int], noise: dict) -> Generator[int, None, dict]:
     """The walk behind `rerunning`, all arguments checked."""
     walk, steps_kept = Walk(run), []
-    walked = sample(model, run.labels, **run.asked)
+    walked = sample(model, run.labels, **run.asked | noise)
     for walk.step in range(len(run.t)):
         with hung(model, edits, walk) if walk.step in active else nullcontext():
             step = next(walked)

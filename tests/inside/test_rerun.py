@@ -8,7 +8,7 @@ import pytest
 import torch
 from shared import random_model, random_udit
 
-from dit_lab.diffusion import SAMPLERS, Diffusion, generate
+from dit_lab.diffusion import SAMPLERS, Diffusion, from_picture, generate
 from dit_lab.inside import TraceError, Trajectory, record, watch
 from dit_lab.inside.edits import Cut, Label, Patch, Scale, edited
 from dit_lab.inside.rerun import rerun
@@ -187,11 +187,23 @@ def test_a_label_from_some_step_on_leaves_the_null_half_and_everything_before():
     assert late.labels == LABELS
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp", "unipc"])
+def test_a_run_that_began_with_a_picture_is_walked_again_from_there_and_can_be_edited(sampler, tmp_path):
+    model, pictures = MODELS["adaln_zero"], torch.linspace(-1, 1, 2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
+    begun = from_picture(model, pictures, strength=0.6, steps=8, sampler=sampler, seed=4)
+    record(model, LABELS, cfg_scale=2.0, **begun).save(tmp_path / "run.safetensors")
+    run = Trajectory.load(tmp_path / "run.safetensors")
+    assert_same_run(rerun_of(run, model), run)
+    edited_run = run.edited(model, Scale(0, "attn", 0))
+    assert torch.equal(edited_run.x[0], run.x[0]) and not torch.equal(edited_run.sample, run.sample)
+
+
 def test_what_cannot_be_walked_again_is_refused_with_what_to_do():
     model = MODELS["adaln_zero"]
     run = record(model, LABELS, **OPTIONS)
-    with pytest.raises(TraceError, match="noise was injected .* cannot be run again: record it with a seed"):
-        rerun(record(model, LABELS, steps=2, noise=torch.zeros), model)
+    for fresh in dict(sampler="ddpm"), dict(sampler="dpmpp_sde"), dict(eta=0.5):
+        with pytest.raises(TraceError, match="noise was given.* at each step is not kept.* record it with a seed, or"):
+            rerun(record(model, LABELS, steps=2, noise=torch.zeros, **fresh), model)
     with pytest.raises(TraceError, match="walked a process of its own"):
         rerun(record(model, LABELS, steps=2, process=Diffusion.named("cosine")), model)
     with pytest.raises(TraceError, match="recorded with another model; they differ in block"):

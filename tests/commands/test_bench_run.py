@@ -92,11 +92,19 @@ def test_where_diffusers_fails_ours_are_run_and_it_is_told(home, monkeypatch, ca
 
     for name, value in {"ALL": 2, "our_runs": ours, "diffusers_model": fails}.items():
         monkeypatch.setattr(running, name, value)
-    told = {line.who: line.why for line in running.bench_run(str(home / "eps"), 3, torch.device("cpu"))}
+    loaded = running.opened(str(home / "eps"), torch.device("cpu"))
+    told = {line.who: line.why for line in running.bench_run("eps", loaded, 3, torch.device("cpu"))}
     assert told == {
         "diffusers": "left out: no such kernel", "one that fails": "RuntimeError: no such kernel", "one step": "",
     }  # fmt: skip
     assert capsys.readouterr().out.count("no such kernel") == 2
+
+
+def test_a_checkpoint_without_classes_is_refused_before_another_is_run(home, command, tmp_path):
+    unguided = save(tmp_path / "unguided", stirred("DiT-nano/4", **SHAPE | {"num_classes": 0}), codec_hint="pixels")
+    code, out, told = command("bench", "run", "--models", home / "eps", unguided)
+    assert (code, out) == (2, "")
+    assert told == f"dit_lab: {unguided} has no classes, and runs are guided to one: name a checkpoint that has\n"
 
 
 def test_a_flow_is_run_without_diffusers_whose_pipeline_is_not_for_it(home, tmp_path):

@@ -13,7 +13,7 @@ from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
 from dit_lab.commands.bench.options import check_contestants, check_options, place_for
 from dit_lab.commands.bench.report import kept, machine
-from dit_lab.commands.bench.running import ALL, bench_run
+from dit_lab.commands.bench.running import ALL, bench_run, opened
 from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
 from dit_lab.commands.bench.serving import bench_app
 from dit_lab.commands.bench.training import bench_training
@@ -73,8 +73,9 @@ def bench_command(
         return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, about, out)
     told = ", ".join(f"{name}: {value}" for name, value in about.items())
     if what == "run":
+        opened_runs = {name: opened(name, place) for name in models or ("mnist",)}
         print(told)
-        lines = [line for name in models or ("mnist",) for line in bench_run(name, rounds, place)]
+        lines = [line for name, loaded in opened_runs.items() for line in bench_run(name, loaded, rounds, place)]
         return kept(out, what, about | {"error": f"of a sample, against {ALL:,} steps of DDIM in fp32"}, lines)
     if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
         raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")

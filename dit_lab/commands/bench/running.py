@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from dit_lab.checkpoints import load
+from dit_lab.checkpoints import Loaded, load
 from dit_lab.commands.bench.contestants import diffusers_guided, diffusers_model
 from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out
 from dit_lab.commands.bench.sampling import relative_error
@@ -23,10 +23,17 @@ EVERY, ORDER = (2, 5), 1  # TaylorSeer computes each such step, its default is 5
 BRANCHES = r"transformer_blocks\.\d+\.(attn1|ff)"  # which TaylorSeer's own pattern misses in a DiT
 
 
-@torch.no_grad()
-def bench_run(name: str, rounds: int, device: torch.device) -> list[Line]:
-    """A line a way to draw `PICTURES` pictures with a checkpoint, ours in fp32 by `STEPS` of DDIM first."""
+def opened(name: str, device: torch.device) -> Loaded:
+    """A checkpoint to be run. Raises ValueError where it has no classes to guide to."""
     loaded = load(name, device=device)
+    if not loaded.model.config.num_classes:
+        raise ValueError(f"{name} has no classes, and runs are guided to one: name a checkpoint that has")
+    return loaded
+
+
+@torch.no_grad()
+def bench_run(name: str, loaded: Loaded, rounds: int, device: torch.device) -> list[Line]:
+    """A line a way to draw `PICTURES` pictures with a checkpoint, ours in fp32 by `STEPS` of DDIM first."""
     model = loaded.model
     labels = [number % model.config.num_classes for number in range(PICTURES)]
     drawn = partial(generate, labels=labels, cfg_scale=GUIDANCE, seed=0, clip_x0=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import contextmanager, redirect_stdout, suppress
 from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from io import StringIO
 from itertools import takewhile
 
@@ -35,10 +36,8 @@ LESS = {
 NO_MEMORY = "can't allocate memory", "not enough memory", "out of memory"  # as torch says it, by device
 DEVICE = re.compile("CUDA|CUDNN|cuDNN|CUBLAS|NCCL|NVIDIA|HIP|MPS")  # as torch says that one fails, and not the program
 PIP = {"PIL": "pillow", "sklearn": "scikit-learn"}  # packages that are installed by another name
-IMPORTING = "<frozen importlib._bootstrap>"  # the file of Python's own frames, where it imports
 MOST = 300  # letters of a sentence
-# What an option takes, by tyro's word for it.
-KINDS = {
+KINDS = {  # what an option takes, by tyro's word for it
     "INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a name", "{FLOAT FLOAT}": "two numbers",
     "[INT [INT ...]]": "whole numbers", "INT|{INT INT}": "one or two whole numbers",
     "FLOAT|{[FLOAT [FLOAT ...]]}": "numbers", "FLOAT FLOAT": "two numbers"}  # fmt: skip
@@ -51,9 +50,11 @@ class Stopped(SystemExit):
 def run(function: Callable, name: str, arguments: list[str] | None = None) -> None:
     """Call `function` with the command line's arguments; whatever `refusing` knows is one sentence.
 
-    So is what is wrong with the command line, with exit code 2.
+    So is what is wrong with the command line, with exit code 2. A function that has a parameter `words` gets that line
+    in it as it was typed: values do not tell what was given from what is at its default.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    function = partial(function, words=tuple(given)) if "words" in signature(function).parameters else function
     with refusing(name):
         import tyro
         from tyro._errors import on_parse_error  # not public: requirements.txt holds tyro to versions that have it
@@ -155,7 +156,7 @@ def interruptible():
 
     def interrupt(number, frame):
         while frame is not None:
-            if frame.f_code.co_filename == IMPORTING:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":  # where Python imports
                 os.write(2, b"dit_lab: interrupted\n")
                 os._exit(130)
             frame = frame.f_back
@@ -234,8 +235,7 @@ def misspelt(function: Callable, arguments: list[str]) -> str:
     with redirect_stdout(StringIO()) as shown, suppress(SystemExit):
         tyro.cli(function, args=["--help"])
     known = re.findall(r"--[a-z][a-z-]*", shown.getvalue())
-    options = [word.partition("=")[0] for word in arguments if re.match("--?[A-Za-z]", word)]
-    for option in options:
+    for option in (word.partition("=")[0] for word in arguments if re.match("--?[A-Za-z]", word)):
         if (asked := option.replace("_", "-")) not in known:
             near = get_close_matches(asked[:80], known, n=1)
             return f"there is no option {quoted(option)}{f'; did you mean {near[0]}?' if near else '.'}"

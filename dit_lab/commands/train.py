@@ -17,7 +17,7 @@ from dit_lab.program import stop
 from dit_lab.training import NonFiniteLoss, TrainOptions, adapted, device_of, processes, train
 from dit_lab.training.fine_tune import check_codec
 from dit_lab.training.folder import check_folder
-from dit_lab.training.following import follow, leave_if
+from dit_lab.training.following import asked, flag, follow, leave_if
 from dit_lab.training.lock import check_free
 from dit_lab.training.others import recipe, told
 
@@ -48,7 +48,7 @@ class ModelOptions:
     """Fine-tune: begin with the weights of this checkpoint, a zoo name, a path or a hub id, which brings its model."""
     go_on: Path | None = None
     """Go on with a run of the original's script (facebookresearch/DiT, fast-DiT) from its .pt: its weights, average,
-    optimiser and step; --steps counts them all. Options at their defaults are then what that run had (its lr, betas,
+    optimiser and step; --steps counts them all. Options that are not given are then what that run had (its lr, betas,
     weight decay and batch; fp32, no clipping, an average of 0.9999 without warm-up), which is said."""
 
     def theirs(self) -> MetaRun | None:
@@ -76,11 +76,6 @@ class ModelOptions:
         return model
 
 
-def flag(name: str) -> str:
-    """An option as the command line spells it."""
-    return "--" + name.replace("_", "-")
-
-
 def train_command(
     options: Annotated[TrainOptions, tyro.conf.arg(name="")] = TrainOptions(),  # noqa: B008
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = ModelOptions(),  # noqa: B008
@@ -93,6 +88,7 @@ def train_command(
     labelled: bool = True,
     device: str = "auto",
     resume: bool = False,
+    words: Annotated[tuple[str, ...], tyro.conf.Suppress] = (),
 ) -> None:
     """Train a DiT on labelled pictures. Ctrl-C (or SIGTERM) saves and stops; --resume continues, on a CPU bit by bit.
 
@@ -111,6 +107,7 @@ def train_command(
         labelled: Train with the data's classes; without, the model is unconditional.
         device: cpu, cuda, mps, or auto.
         resume: Continue the run in `out`.
+        words: The command line, which says what is given; values do not, where they are the usual ones.
     """
     crew = processes()
     device = device_of(crew, device)
@@ -118,7 +115,7 @@ def train_command(
     check_folder(out, resume)
     theirs = model.theirs()
     if theirs is not None:
-        options = recipe(theirs, options)
+        options = recipe(theirs, options, asked(words, TrainOptions))
         if crew.is_main_process:
             say(told(theirs, options))
     if options.shard and crew.num_processes == 1:

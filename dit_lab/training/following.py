@@ -2,13 +2,26 @@
 
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from dit_lab.program import stop_flag
 from dit_lab.training.parallel import anywhere, processes
+
+
+def flag(name: str) -> str:
+    """An option as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def asked(words: Iterable[str], kind: type) -> set[str]:
+    """The options of a kind, a dataclass, that a command line names, be it to give them the value they have anyway."""
+    named = {word.partition("=")[0].replace("_", "-") for word in words}
+    return {each.name for each in fields(kind) if named & {flag(each.name), flag(f"no_{each.name}")}}
 
 
 def follow(steps, total: int) -> int | None:

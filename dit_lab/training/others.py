@@ -1,5 +1,6 @@
 """Runs of the original's script (facebookresearch/DiT, fast-DiT) gone on with here, and ours given back to it."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +29,16 @@ class Tensors(NamedTuple):
         return self.held[name]
 
 
-def recipe(run: MetaRun, options: TrainOptions) -> TrainOptions:
+def recipe(run: MetaRun, options: TrainOptions, given: Collection[str] = ()) -> TrainOptions:
     """The options with which a run goes on as it was: its own and its script's, where `options` are at our defaults.
 
-    Raises ValueError on what no run has, and where the run has done all the steps that are asked for.
+    Those that are `given`, by name, count also where they are at our defaults. Raises ValueError on what no run has,
+    and where the run has done all the steps that are asked for.
     """
     usual, own = TrainOptions(), as_it_was(run)
+    left = {name for name in own if name not in given and getattr(options, name) == getattr(usual, name)}
     try:
-        options = replace(options, **{n: value for n, value in own.items() if getattr(options, n) == getattr(usual, n)})
+        options = replace(options, **{name: own[name] for name in left})
     except ValueError as error:
         raise CheckpointError(f"{run.loaded.source} says of its training what no run has: {error}") from error
     if run.step >= options.steps:

@@ -22,6 +22,7 @@ from dit_lab.diffusion import Diffusion
 from dit_lab.models.layers import position_table, timestep_waves
 from dit_lab.training import TrainOptions, recipe, train
 from dit_lab.training.batches import draw
+from dit_lab.training.following import asked as asked_for
 from dit_lab.training.others import saved_run, told
 
 DIM, HEADS, DEPTH, PATCH, CLASSES = 32, 2, 2, 4, 10
@@ -269,6 +270,34 @@ def test_options_at_their_defaults_are_the_runs_and_others_count(begun):
     assert "--mirror" in told(theirs, options) and "--mirror" not in told(of_features, recipe(of_features, options))
     with pytest.raises(ValueError, match="has done 6 steps already, and 6 are asked for in all; ask for more with --s"):
         recipe(theirs, TrainOptions(steps=BEFORE))
+
+
+def test_what_is_given_counts_also_where_it_is_our_default(begun, command, tmp_path):
+    theirs, usual = opened(begun[0]), TrainOptions(steps=99)
+    asked = recipe(theirs, usual, {"lr", "clip", "ema_warmup"})
+    assert (asked.lr, asked.clip, asked.ema_warmup) == (usual.lr, usual.clip, usual.ema_warmup) == (1e-4, 1.0, True)
+    assert asked.batch_size == BATCH
+    given = ["train", "--go-on", begun[0], "--heads", HEADS, "--device", "cpu", "--steps", BEFORE + 1]
+    out = tmp_path / "run"
+    code, _, said = command(*given, "--out", out, "--clip=1.0", "--ema_warmup", "--lr", "1e-4", "--batch-size", 64)
+    assert code == 0, said
+    assert (
+        "otherwise than it was, with ema_warmup True (was False), clip 1.0 (was None), "
+        f"batch_size 64 (was {BATCH}), lr 0.0001 (was 0.0005)"
+    ) in said
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--lr", "1e-4", "--out", "clip"], {"lr"}),
+        (["--batch_size=64", "--ema-warmup"], {"batch_size", "ema_warmup"}),
+        (["--no-ema-warmup", "--no_mirror"], {"ema_warmup", "mirror"}),
+        (["--go-on", "a.pt", "--data", "x"], set()),
+    ],
+)
+def test_what_a_command_line_gives_is_known_by_name(words, names):
+    assert asked_for(words, TrainOptions) == names
 
 
 def test_a_further_average_begins_at_the_weights(begun, digits):

@@ -22,7 +22,7 @@ from einops import rearrange
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Autoencoder, named_classes, picture_codec
 from dit_lab.data.pictures import say
-from dit_lab.diffusion import QUALITIES, chosen, how_many, process_of, sample
+from dit_lab.diffusion import QUALITIES, how_many, process_of, sample
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
 from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
@@ -78,7 +78,7 @@ def evaluate_command(
     check_outputs(out, npz, judging.reference)
     with hold(out, "evaluation"):
         loaded = load(checkpoint, weights=weights, device=place, **asdict(told))
-        sampling = settled(sampling, quality, loaded)
+        sampling = sampling.settled(quality, process_of(loaded.config), loaded.qualities)
         check_sampling(loaded, sampling)
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
@@ -134,15 +134,6 @@ def judged(samples: Samples, network, reference, loaded):
     drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
     asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
     return measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
-
-
-def settled(sampling: Sampling, quality: str | None, loaded) -> Sampling:
-    """With the sampler and steps of a quality, where one is named. Raises ValueError where others were given too."""
-    if quality is None:
-        return sampling
-    asked = {name: getattr(sampling, name) for name in ("sampler", "steps")}
-    given = {name: None if value == getattr(Sampling, name) else value for name, value in asked.items()}
-    return replace(sampling, **chosen(quality, process_of(loaded.config), own=loaded.qualities, **given))
 
 
 def as_drawn(samples: Samples, asked: bool | str, place: torch.device | None) -> bool | str:

@@ -6,7 +6,7 @@ work, without changing a pixel.
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.reading import listed
 from dit_lab.data import Pixels
-from dit_lab.diffusion import SAMPLERS, check_finite, generate
+from dit_lab.diffusion import SAMPLERS, Process, check_finite, chosen, generate
 from dit_lab.evaluation import adm
 from dit_lab.files import check_fields, clear, make_folder, read_json, write_json
 from dit_lab.models import DTYPES
@@ -36,10 +36,10 @@ class Sampling:
 
     count: int = 10_000
     """Pictures, of the classes 0, 1, 2 … in turn (published FIDs: 50,000)."""
-    sampler: Literal[tuple(SAMPLERS)] = "ddim"
-    """How to step."""
-    steps: int | tuple[int | float, ...] = 50
-    """Denoising steps (the paper: 250 of ddpm), or the timesteps themselves, noisiest first."""
+    sampler: Literal[tuple(SAMPLERS)] | None = None
+    """How to step (default: ddim)."""
+    steps: int | tuple[int | float, ...] | None = None
+    """Denoising steps (default: 50; the paper: 250 of ddpm), or the timesteps themselves, noisiest first."""
     cfg_scale: float = 1.0
     """Guidance; 1 is none."""
     cfg_channels: int | None = None
@@ -62,10 +62,18 @@ class Sampling:
         """Pictures that go through the model at a time: with guidance a batch goes twice."""
         return self.batch_size * (1 + (self.cfg_scale != 1))
 
+    def settled(self, quality: str | None = None, process: Process | None = None, own=None) -> "Sampling":
+        """With the sampler and steps of a quality (`chosen`), else those given, or 50 of DDIM; `own` is `chosen`'s.
+
+        Raises ValueError where a quality is named and a sampler or steps are given too.
+        """
+        return replace(self, **chosen(quality, process, self.sampler, self.steps, own))
+
     @property
     def options(self) -> dict:
         """The arguments of `sample`, but for the seed."""
-        return {name: v for name, v in asdict(self).items() if name not in ("count", "seed", "batch_size")}
+        options = asdict(self.settled())
+        return {name: value for name, value in options.items() if name not in ("count", "seed", "batch_size")}
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,7 @@ NO_PICTURES = "the reference holds statistics only, no pictures"
 INSTEAD = "take --features inception"
 NO_MAP = "the network has no map to take spatial features from"
 NO_SPATIAL = "the reference holds no pictures, and no statistics of these spatial features (mu_s, sigma_s)"
-ONE_CLASS = (
-    "the network learnt nothing, for real pictures of one class leave nothing to tell apart: sort them into a folder a "
-    "class"
-)
+ONE_CLASS = "a network learns nothing of real pictures that are all of one class: sort them into a folder a class"
 GOOD = 0.5  # of the way from chance to all: a network that reads real pictures less well has no figures to give
 
 
@@ -194,11 +191,13 @@ def obstacles(both: Both, known: bool) -> dict[str, str]:
 
 def too_few(*sets: torch.Tensor | None) -> str | None:
     """Why sets of features `n d` are too few for a Fréchet distance: it then tells their number."""
-    fewest, width = min(len(each) for each in sets if each is not None), sets[0].shape[1]
-    if fewest > width:
-        return None
+    return singular(min(len(each) for each in sets if each is not None), sets[0].shape[1])
+
+
+def singular(count: int, width: int) -> str | None:
+    """Why so many pictures have no covariance of `width` features."""
     why = f"below that the covariance of {width} features is singular"
-    return f"{fewest} pictures are too few, it takes {width + 1}: {why}"
+    return f"{count} pictures are too few, it takes {width + 1}: {why}" if count <= width else None
 
 
 def neighbourless(fewest: int) -> str | None:

@@ -20,7 +20,7 @@ from torch import nn
 from dit_lab.checkpoints import load
 from dit_lab.checkpoints.reading import listed
 from dit_lab.data import Images, Latents
-from dit_lab.experiments.judge import MEASURED, REBUILT, Judge
+from dit_lab.experiments.judge import Judge
 from dit_lab.experiments.kept import check_settings, log_of, read_judged, read_results
 from dit_lab.experiments.page import Part, save_figure, sections, write_page
 from dit_lab.experiments.plan import Kept, Plan
@@ -142,8 +142,7 @@ def compared(models: Experiment, plan: Plan, kept: Kept) -> dict:
 def opened(results: Path, settings: dict, judge: Judge) -> dict:
     """The table so far. Raises ValueError when it was made with other settings."""
     if not results.is_file():
-        rebuilt = {REBUILT: judge.distance_of_rebuilt()} if settings["vae"] else {}
-        return {"settings": settings | {MEASURED: judge.distance_of_real(), **rebuilt}, "runs": []}
+        return {"settings": settings | judge.about(), "runs": []}
     table = read_results(results)
     check_settings(results, table["settings"], settings)
     return table

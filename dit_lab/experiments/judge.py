@@ -8,31 +8,48 @@ from einops import reduce
 
 from dit_lab.commands.encode import encode_command
 from dit_lab.data import Latents, open_codec, open_data
+from dit_lab.data.pixels import shown
 from dit_lab.diffusion import process_of
-from dit_lab.evaluation import agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.evaluation.measuring import mistrust, singular
 from dit_lab.experiments.plan import Plan
 
 MEASURED = "train_to_test_frechet"
 REBUILT = "rebuilt_to_test_frechet"
+ACCURACY, HELD_BACK = "judge_accuracy", "judge_held_back"
 TEST_IMAGES = 2_000
 
 
 class Judge:
     """The real pictures of a plan, the classifier that saw their training part only, and what models learn from.
 
-    That is `train` and `test`: the pictures themselves, or their latents, encoded once into `folder`.
+    That is `train` and `test`: the pictures themselves, or their latents, encoded once into `folder`. Raises
+    ValueError, before a model is trained, where its figures would say nothing: on too few pictures for the covariance
+    of what it sees in them, and on a classifier that does not read real ones.
     """
 
     def __init__(self, plan: Plan, size: int | None, folder: Path):
         self.plan, self.size = plan, size
+        check_enough(plan.samples, "ask for more --samples")
         self.pictures = [open_data(plan.data, split=split, size=size) for split in ("train", "test")]
         train, test = self.pictures
+        for split, images in ("train", train), ("test", test):
+            check_enough(len(images), f"give --data whose split {split} has more")
+        check_trusted(plan.data, None, len(test.names))
         self.classifier, _ = judge_for(test, "test", lambda: train, folder)
+        seen, self.real = judge(self.classifier, everything(test))
+        self.accuracy, self.held_back = reading(self.classifier, seen, test)
+        check_trusted(plan.data, self.accuracy, len(test.names))
         self.train, self.test, self.decode = *self.pictures, lambda samples: samples
         if plan.vae:
             self.train, self.test = (latents(plan, size, split, folder) for split in ("train", "test"))
             self.decode = open_codec(None, plan.vae, channels=self.train.shape[0]).decode
-        self.real = judge(self.classifier, everything(self.pictures[1]))[1]
+
+    def about(self) -> dict[str, float | int]:
+        """What a reader of its figures must know of it, as results keep it among their settings."""
+        rebuilt = {REBUILT: self.distance_of_rebuilt()} if self.plan.vae else {}
+        read = {ACCURACY: self.accuracy, HELD_BACK: self.held_back}
+        return {MEASURED: self.distance_of_real(), **rebuilt, **read}
 
     def distance_of_real(self) -> float:
         """The Fréchet distance between real training and test pictures, the floor of all others."""
@@ -61,6 +78,29 @@ class Judge:
         """What pictures (`n c h w` in [-1, 1]) look like that were to show the labels (`n`)."""
         classes, features = judge(self.classifier, pictures)
         return {"frechet": frechet_distance(features, self.real), "agreement": agreement(classes, labels)}
+
+
+def check_enough(count: int, advice: str) -> None:
+    """Raise ValueError on too few pictures for a Fréchet distance, which would tell their number."""
+    if reason := singular(count, Classifier.WIDTH):
+        raise ValueError(f"{reason}; {advice}")
+
+
+def check_trusted(data: str, accuracy: float | None, classes: int) -> None:
+    """Raise ValueError where a classifier that reads so much of real pictures, None for not known yet, is no judge."""
+    if reason := mistrust(accuracy, classes):
+        raise ValueError(f"models of {shown(data)} cannot be judged: {reason}")
+
+
+def reading(classifier: Classifier, seen: torch.Tensor, test) -> tuple[float, int]:
+    """The share of real pictures that a classifier reads of those held back from it, and how many these are.
+
+    One of an earlier version kept none of that: then of the test pictures, in which it has `seen: n` classes.
+    """
+    about = classifier.about
+    if "accuracy" not in about:
+        return agreement(seen, torch.from_numpy(test.labels_shown)), len(test)
+    return about["accuracy"], about["held_back"] if "held_back" in about else about["splits"]["test"]["pictures"]
 
 
 def latents(plan: Plan, size: int | None, split: str, folder: Path) -> Latents:

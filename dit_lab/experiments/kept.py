@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dit_lab.checkpoints.reading import listed
-from dit_lab.experiments.judge import MEASURED, REBUILT
+from dit_lab.experiments.judge import ACCURACY, HELD_BACK, MEASURED, REBUILT
 from dit_lab.files import check_fields, json_object, read_json
 from dit_lab.training.folder import LOG
 from dit_lab.training.state import is_number, is_step
@@ -27,6 +27,8 @@ def read_results(path: Path) -> dict:
         check_fields(table["settings"], **{MEASURED: NUMBER})
         if REBUILT in table["settings"]:
             check_fields(table["settings"], **{REBUILT: NUMBER})
+        if ACCURACY in table["settings"]:
+            check_fields(table["settings"], **{ACCURACY: NUMBER, HELD_BACK: STEP})
         for row in table["runs"]:
             check_row(row)
         for part, fields in MORE.items():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from dit_lab.experiments.judge import MEASURED, REBUILT
+from dit_lab.experiments.judge import ACCURACY, HELD_BACK, MEASURED, REBUILT
 from dit_lab.files import atomic
 
 WRITTEN = re.compile(r"<!-- written by .*? -->")  # whatever the command was called then
@@ -58,14 +58,16 @@ def told(table: dict) -> str:
     """Under a table: how its figures were made."""
     settings, seeds = table["settings"], sorted({run["seed"] for run in table["runs"]})
     plain = lambda value: ", ".join(map(str, value)) if isinstance(value, list) else value
-    left_out = (MEASURED, REBUILT, *(name for name, value in settings.items() if value is None))
+    left_out = (MEASURED, REBUILT, ACCURACY, HELD_BACK, *(name for name, value in settings.items() if value is None))
     said = "; ".join(f"{name} {plain(value)}" for name, value in settings.items() if name not in left_out)
     floor = settings.get(REBUILT)
     rebuilt = "" if floor is None else f", between test pictures and what the VAE makes of them {floor:.2f}"
+    known = ACCURACY in settings  # results that are older do not say it
+    read = f" and reads {settings[ACCURACY]:.1%} of {settings[HELD_BACK]:,} that were held back" if known else ""
     half = " Figures are means over the seeds ± half of their range." if len(seeds) > 1 else ""
     return (
         f"Seeds {', '.join(map(str, seeds))}; {said}.{half} The Fréchet distance is that of the project's own "
-        "classifier, which saw real training pictures only; between real training and test pictures it is "
+        f"classifier, which saw real training pictures only{read}; between real training and test pictures it is "
         f"{settings[MEASURED]:.2f}{rebuilt}."
     )
 

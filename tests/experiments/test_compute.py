@@ -12,7 +12,7 @@ from dit_lab.experiments.decoders import decoded
 from dit_lab.experiments.judge import Judge
 from dit_lab.experiments.page import sections
 
-PLAN = Plan(data="digits", seeds=(0,), steps=(1, 2), batch_size=4, samples=10, sample_steps=2)
+PLAN = Plan(data="digits", seeds=(0,), steps=(1, 2), batch_size=4, samples=130, sample_steps=2)
 MODELS = Scaling(sizes=("XS",), patches=(2, 4), sampling_steps=(1, 3), decoders=("l1",), decoder_steps=1)
 
 

@@ -26,7 +26,7 @@ from dit_lab.experiments.papers import DIT_BLOCKS
 from dit_lab.experiments.scaling import SIZES, correlation, scaling_command
 from dit_lab.models import BLOCKS, preset
 
-PLAN = Plan(data="digits", seeds=(0,), steps=(2, 4), batch_size=4, samples=10, sample_steps=2)
+PLAN = Plan(data="digits", seeds=(0,), steps=(2, 4), batch_size=4, samples=130, sample_steps=2)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def test_a_run_of_another_model_or_plan_in_the_same_folder_is_refused(whole):
     with pytest.raises(ValueError, match="toy-one-0 holds a run with another model; give --out another folder"):
         carried_out(whole[0], models=One(dim=24), results="others.json")
     with pytest.raises(ValueError, match="another samples"):
-        carried_out(whole[0], replace(PLAN, samples=12), results="others.json")
+        carried_out(whole[0], replace(PLAN, samples=131), results="others.json")
     assert not (whole[0] / "others.json").exists()
 
 

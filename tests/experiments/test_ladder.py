@@ -13,7 +13,7 @@ from dit_lab.experiments.spectrum import spectrum_command
 from dit_lab.models import count, ladder
 
 SCALE = Ladder(size=8, dim=8, isotropic_dim=8, heads=1)
-TINY = Plan(data="digits", seeds=(0,), steps=(2,), batch_size=4, samples=10, sample_steps=2)
+TINY = Plan(data="digits", seeds=(0,), steps=(2,), batch_size=4, samples=129, sample_steps=1)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,10 @@ import torch
 from shared import stirred
 
 from dit_lab.checkpoints import load, save
+from dit_lab.commands import bench
 from dit_lab.commands.bench import bench_command, running
 from dit_lab.commands.bench.contestants import diffusers_model
+from dit_lab.commands.bench.report import Line
 from dit_lab.commands.bench.sampling import relative_error
 from dit_lab.diffusion import generate, sample
 
@@ -105,6 +107,18 @@ def test_a_checkpoint_without_classes_is_refused_before_another_is_run(home, com
     code, out, told = command("bench", "run", "--models", home / "eps", unguided)
     assert (code, out) == (2, "")
     assert told == f"dit_lab: {unguided} has no classes, and runs are guided to one: name a checkpoint that has\n"
+
+
+def test_what_was_run_before_one_is_killed_is_kept(home, monkeypatch, tmp_path):
+    def run(name, *_):
+        if name.endswith("flow"):
+            raise KeyboardInterrupt
+        return [Line("a run", "dit_lab")]
+
+    monkeypatch.setattr(bench, "bench_run", run)
+    with pytest.raises(KeyboardInterrupt):
+        bench_command("run", models=(str(home / "eps"), str(home / "flow")), out=tmp_path)
+    assert [line["work"] for line in json.loads((tmp_path / "bench-run.json").read_text())["lines"]] == ["a run"]
 
 
 def test_a_flow_is_run_without_diffusers_whose_pipeline_is_not_for_it(home, tmp_path):

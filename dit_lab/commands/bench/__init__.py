@@ -4,6 +4,9 @@ Contestants take turns in one process, and of each the median, its spread, the r
 matrix-product peak measured in the same run, and the numerical error are given.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +15,7 @@ from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
 from dit_lab.commands.bench.options import check_contestants, check_options, place_for
-from dit_lab.commands.bench.report import kept, machine
+from dit_lab.commands.bench.report import Line, keep, kept, machine
 from dit_lab.commands.bench.running import ALL, bench_run, opened
 from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
 from dit_lab.commands.bench.serving import bench_app
@@ -73,27 +76,43 @@ def bench_command(
         return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, about, out)
     told = ", ".join(f"{name}: {value}" for name, value in about.items())
     if what == "run":
-        opened_runs = {name: opened(name, place) for name in models or ("mnist",)}
-        print(told)
-        lines = [line for name, loaded in opened_runs.items() for line in bench_run(name, loaded, rounds, place)]
-        return kept(out, what, about | {"error": f"of a sample, against {ALL:,} steps of DDIM in fp32"}, lines)
-    if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
-        raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
+        runs = {name: opened(name, place) for name in models or ("mnist",)}
+        about |= {"error": f"of a sample, against {ALL:,} steps of DDIM in fp32"}
+        works = (bench_run(name, loaded, rounds, place) for name, loaded in runs.items())
+    else:
+        if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
+            raise ValueError(
+                f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway"
+            )
+        measured = partial(Field.measured, place, rounds, original, compile, about)
+        works = chain(loads(what, models, rounds, place, about), races(what, models, batch, measured))
     print(told)
-    lines, loaded = [], models or ("DiT-XL/2",)
-    for name in loaded if what in ("load", "all") else ():
-        lines += bench_load(name, rounds, place, about)
-    if what != "load":
-        field = Field.measured(place, rounds, original, compile, about)
-        presets = models or ("DiT-S/2", "DiT-B/2")
-        if what == "gpu":
-            lines += bench_gpu(field, *models[:1])
-        for name in presets if what in ("forward", "all") else ():
-            lines += bench_forward(name, batch or latents(name), field)
-        for name in presets if what in ("sample", "all") else ():
-            lines += bench_step(name, batch or 4, field)
-        if what in ("train", "all"):
-            lines += bench_training(presets, batch or 0, field)
-        if what in ("forward", "all"):
-            lines += bench_udit(batch or 8, field)
+    lines = []
+    for found in works:
+        lines += found
+        if out is not None:  # after each, so that a run that is killed leaves what it measured
+            keep(out, what, about, lines)
     kept(out, what, about, lines)
+
+
+def loads(what: str, models: tuple[str, ...], rounds: int, place, about: dict) -> Iterator[list[Line]]:
+    """What there is to load, a preset at a time."""
+    for name in models or ("DiT-XL/2",) if what in ("load", "all") else ():
+        yield bench_load(name, rounds, place, about)
+
+
+def races(what: str, models: tuple[str, ...], batch: int | None, measured: Callable) -> Iterator[list[Line]]:
+    """What contestants race at, a work at a time; `measured() -> Field` comes before."""
+    presets = models or ("DiT-S/2", "DiT-B/2")
+    if what == "gpu":
+        yield from bench_gpu(measured, *models)
+    elif what != "load":
+        field = measured()
+        for name in presets if what in ("forward", "all") else ():
+            yield bench_forward(name, batch or latents(name), field)
+        for name in presets if what in ("sample", "all") else ():
+            yield bench_step(name, batch or 4, field)
+        for name in presets if what in ("train", "all") else ():
+            yield bench_training((name,), batch or 0, field)
+        if what in ("forward", "all"):
+            yield bench_udit(batch or 8, field)

@@ -1,42 +1,55 @@
-"""Everything that a GPU is asked for, in one run of at most eight minutes: sampling, training, U-DiT, loading."""
+"""Everything that a GPU is asked for, in one run: sampling, training, U-DiT, loading; none begins after 8 minutes."""
 
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 
 from dit_lab.commands.bench.loading import bench_load
-from dit_lab.commands.bench.report import FAILURES, Line
+from dit_lab.commands.bench.report import FAILURES, LATE, Line, late
 from dit_lab.commands.bench.sampling import Field, bench_step, bench_udit
 from dit_lab.commands.bench.training import bench_training
 
 MOST = 8 * 60  # seconds
-PICTURES, TRAINED = 64, 32
+PICTURES, TRAINED, LOADS = 64, 32, 5
 
 
-def bench_gpu(field: Field, name: str = "DiT-XL/2") -> list[Line]:
-    """The rows for a GPU, the most wanted first; those for which no time is left are named.
+def bench_gpu(measured: Callable[..., Field], name: str = "DiT-XL/2") -> Iterator[list[Line]]:
+    """The rows for a GPU, the most wanted first, a work at a time; `measured(until=...)` measures the peaks before.
 
-    One that fails says why and the next goes on, as a run on a lent machine must.
+    A work that fails says why in a row and the next goes on, as a run on a lent machine must, and so does one for which
+    no time is left.
     """
-    end, lines = time.monotonic() + MOST, []
+    field = measured(until=time.monotonic() + MOST)
+    if field.device.type == "cpu":
+        print("dit_lab: these rows are for a GPU; DiT-XL/2's take a CPU hours", file=sys.stderr)
+    loads = min(LOADS, field.rounds)
     works: dict[str, Callable[[], list[Line]]] = {
         "one picture": partial(bench_step, name, 1, field),
         f"{PICTURES} pictures": partial(bench_step, name, PICTURES, field),
         "training": partial(bench_training, (name,), TRAINED, field),
         "U-DiT": partial(bench_udit, PICTURES, field),
-        "loading": partial(bench_load, name, 5, field.device, field.about),
+        "loading": partial(bench_load, name, loads, field.device, field.about, field.until),
     }
     for work, bench in works.items():
-        if time.monotonic() > end:
-            print(f"no time is left for: {work}")
-            continue
         start = time.monotonic()
-        try:
-            lines += bench()
-        except (*FAILURES, OSError) as error:
-            print(f"{work} failed: {type(error).__name__}: {error}")
+        yield [without(work, LATE)] if late(field.until) else finished(work, bench)
         torch.cuda.empty_cache()
         print(f"  ({work}: {time.monotonic() - start:.0f} s)", flush=True)
-    return lines
+
+
+def finished(work: str, bench: Callable[[], list[Line]]) -> list[Line]:
+    """The rows of a work, or the one that says why there are none."""
+    try:
+        return bench()
+    except (*FAILURES, OSError, subprocess.SubprocessError) as error:
+        return [without(work, " ".join(f"failed: {type(error).__name__}: {error}".split())[:160])]
+
+
+def without(work: str, why: str) -> Line:
+    """The row, printed, of a work that has none."""
+    print(f"{work}: {why}")
+    return Line(work, "all", why=why)

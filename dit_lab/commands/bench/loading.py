@@ -1,5 +1,6 @@
 """From a file to a ready model: seconds against reading the file's bytes alone, and the most memory taken."""
 
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from dit_lab.checkpoints import load, save
 from dit_lab.checkpoints.meta_dit import to_theirs
 from dit_lab.commands.bench.contestants import ours
-from dit_lab.commands.bench.report import Line, compete, note
+from dit_lab.commands.bench.report import Line, compete, late, note
 from dit_lab.models import preset
 
 CHUNK = 2**24
@@ -23,17 +24,19 @@ ELSEWHERE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_
 IMPORTS = "from dit_lab import load; load('mnist')"
 
 
-def bench_load(name: str, rounds: int, device: torch.device, about: dict) -> list[Line]:
+def bench_load(name: str, rounds: int, device: torch.device, about: dict, until: float = math.inf) -> list[Line]:
     """Three files of a preset with random weights, in a temporary folder: ours in fp32 and fp16, the original's.
 
-    The most memory that each takes while it is loaded is noted in `about`.
+    The most memory that each takes while it is loaded is noted in `about`. Nothing begins after `until`.
     """
     with TemporaryDirectory() as folder:
         files, lines = written(name, Path(folder)), []
         for kind, path in files.items():
             calls = {"its bytes alone": partial(read, path), "load": partial(load, str(path), device=device)}
             size = sum(part.stat().st_size for part in parts(path))
-            lines += compete(f"{name} {kind}, {size / 1e9:.2f} GB", calls, rounds, device)
+            lines += compete(f"{name} {kind}, {size / 1e9:.2f} GB", calls, rounds, device, until=until)
+            if late(until):
+                continue
             before, after = (most_memory(code) for code in (IMPORTS, f"{IMPORTS}; load({str(path)!r})"))
             weights = sum(tensor.nbytes for tensor in load(str(path)).model.state_dict().values())
             most = f"{(after - before) / weights:.2f} times the model's {weights / 1e9:.2f} GB"

@@ -1,6 +1,8 @@
 """What a bench found: a line a contestant, as a table to read at once, and kept as JSON and a page."""
 
+import math
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,6 +14,7 @@ from dit_lab.commands.bench.timing import race
 from dit_lab.files import atomic, make_folder, write_json
 
 FAILURES = (RuntimeError, ValueError, ImportError, AttributeError, TypeError)  # of a contestant: the others go on
+LATE = "no time is left"
 CPUS = Path("/proc/cpuinfo")
 HEAD = ("", "time", "spread", "ratio", "of peak", "error")
 
@@ -44,18 +47,32 @@ class Line:
         return f"  {self.who:34}{spelt(self.median):>10}{spread:>8.0%}{ratio:>9}{share:>9}{error:>10}"
 
 
-def checked(ways: dict[str, object], check: Callable) -> tuple[dict[str, Callable], dict[str, float]]:
-    """The contestants' calls and their errors, both by `check(way) -> call, error`.
+def late(until: float) -> bool:
+    """Whether a time of `time.monotonic` is over."""
+    return time.monotonic() > until
 
-    The call of one that fails there fails again, so that `compete` says why.
+
+def checked(
+    ways: dict[str, object], check: Callable, until: float = math.inf
+) -> tuple[dict[str, Callable], dict[str, float]]:
+    """The contestants' calls and their errors, both by `check(way) -> call, error`, as long as there is time.
+
+    The call of one that fails there, or comes too late, fails again, so that `compete` says why.
     """
     calls, errors = {}, {}
     for who, way in ways.items():
         try:
+            in_time(until)
             calls[who], errors[who] = check(way)
         except FAILURES as error:
             calls[who] = partial(failing, error.with_traceback(None))
     return calls, errors
+
+
+def in_time(until: float) -> None:
+    """Raise RuntimeError where it is too late to begin something."""
+    if late(until):
+        raise RuntimeError(LATE)
 
 
 def failing(error: Exception) -> None:
@@ -71,15 +88,20 @@ def left_out(work: str, who: str, error: Exception) -> Line:
 
 
 def compete(
-    work: str, calls: dict[str, Callable], rounds: int, device, *, flops: float = 0, peaks=None, errors=None
-) -> list[Line]:
+    work: str, calls: dict[str, Callable], rounds: int, device, *, flops: float = 0, peaks=None, errors=None,
+    until: float = math.inf,
+) -> list[Line]:  # fmt: skip
     """Race the contestants at one kind of work of `flops`, and print a line each; the first is what others are held to.
 
-    A contestant that fails in its first call says why and is out. `peaks` (FLOP/s) and `errors` are by contestant.
+    A contestant that fails in its first call says why and is out, and so is one whose first call would come after
+    `until`, a time of `time.monotonic`. `peaks` (FLOP/s) and `errors` are by contestant.
     """
     print(f"{work:36}" + "".join(f"{name:>{width}}" for name, width in zip(HEAD[1:], (10, 8, 9, 9, 10), strict=True)))
     able, failed = {}, {}
     for who, call in calls.items():
+        if late(until):
+            failed[who] = LATE
+            continue
         try:
             call()
             able[who] = call

@@ -1,5 +1,6 @@
 """Where people wait: a forward, and a guided step of sampling, of the same network in each library."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +18,7 @@ from dit_lab.commands.bench.contestants import (
     original_step,
     ours,
 )  # fmt: skip
-from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out, note
+from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, late, left_out, note
 from dit_lab.commands.bench.timing import peak
 from dit_lab.diffusion import generate, sample
 from dit_lab.models import DiTConfig, count, fast, preset
@@ -30,7 +31,8 @@ CHECKED = 10  # steps of the run whose sample tells what fast costs in the end
 class Field:
     """What a bench of sampling is run on: the device, its rounds, its peaks by dtype, and the original's checkout.
 
-    `about` is what is kept of the bench beside its lines; what it finds out more goes there.
+    `about` is what is kept of the bench beside its lines; what it finds out more goes there. Nothing is to begin after
+    `until`, by `time.monotonic`.
     """
 
     device: torch.device
@@ -39,15 +41,23 @@ class Field:
     compile: bool
     peaks: dict[torch.dtype, float]
     about: dict = field(default_factory=dict)
+    until: float = math.inf
 
     @classmethod
-    def measured(cls, device, rounds: int, original: Path | None, compile: bool, about: dict) -> "Field":
+    def measured(
+        cls, device, rounds: int, original: Path | None, compile: bool, about: dict, until: float = math.inf
+    ) -> "Field":
         """With the peaks of this machine, as they are now, which `about` will tell too."""
         peaks = {dtype: peak(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
         for dtype, most in peaks.items():
             name = str(dtype).removeprefix("torch.")
             note(about, f"peak of {name} matrix products", f"{most / 1e12:.3g} TFLOP/s")
-        return cls(device, rounds, original, compile, peaks, about)
+        return cls(device, rounds, original, compile, peaks, about, until)
+
+    def race(self, work: str, calls: dict[str, Callable], **known) -> list[Line]:
+        """A line a contestant; `known` are `flops` and `errors`, where they are."""
+        peaks = {who: self.peak_of(who) for who in calls}
+        return compete(work, calls, self.rounds, self.device, peaks=peaks, until=self.until, **known)
 
     def peak_of(self, who: str) -> float:
         """The peak that a contestant is held to: that of the precision which its name says."""
@@ -170,9 +180,8 @@ def bench_forward(name: str, batch: int, field: Field) -> list[Line]:
     (found, lines), (x, t, y) = entries(work, model, field, batch), inputs(config, batch, field.device)
     exact = model(x, t, y)
     ways = {who: partial(entry.ask, x, t, y) for who, entry in found.items()}
-    calls, errors = checked(ways, lambda call: (call, relative_error(call(), exact)))
-    flops, peaks = 2 * batch * count(config).macs, {who: field.peak_of(who) for who in found}
-    return lines + compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
+    calls, errors = checked(ways, lambda call: (call, relative_error(call(), exact)), field.until)
+    return lines + field.race(work, calls, flops=2 * batch * count(config).macs, errors=errors)
 
 
 @torch.no_grad()
@@ -182,9 +191,11 @@ def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
     model = ours(config, field.device)
     (found, lines), (x, t, y) = entries(work, model, field, 2 * pictures), inputs(config, pictures, field.device)
     exact = model(x, t, y)
-    calls, errors = checked(found, lambda entry: (entry.step(x, y), relative_error(entry.ask(x, t, y), exact)))
-    flops, peaks = 4 * pictures * count(config).macs, {who: field.peak_of(who) for who in found}
-    lines += compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
+    check = lambda entry: (entry.step(x, y), relative_error(entry.ask(x, t, y), exact))
+    calls, errors = checked(found, check, field.until)
+    lines += field.race(work, calls, flops=4 * pictures * count(config).macs, errors=errors)
+    if late(field.until):
+        return lines
     drawn = partial(generate, labels=y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0)
     try:
         error = f"{relative_error(drawn(fast(model, precision='bf16')), drawn(model)):.1e}"
@@ -213,5 +224,5 @@ def bench_udit(batch: int, field: Field) -> list[Line]:
             calls[f"{name}, {precision}"] = partial(
                 model.ahead(t.unique(), y.unique()) if hasattr(model, "ahead") else model, x, t, y
             )
-        lines += compete(f"U-DiT-S folded forward, {batch}, {precision}", calls, field.rounds, field.device)
+        lines += field.race(f"U-DiT-S folded forward, {batch}, {precision}", calls)
     return lines

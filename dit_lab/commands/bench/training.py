@@ -4,6 +4,7 @@ Contestants of one code base share weights and gradients, so that all of them fi
 small to move a weight. The error is that of the first step's gradient against the same code's in fp32.
 """
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.utils import get_total_norm
 
 from dit_lab.commands.bench.contestants import autocast, diffusers_model, importable, original_model, ours
-from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, left_out
+from dit_lab.commands.bench.report import FAILURES, Line, checked, in_time, left_out
 from dit_lab.commands.bench.sampling import Field, in_tf32, inputs, latents
 from dit_lab.commands.bench.timing import stirred
 from dit_lab.models import DiTConfig, build, count, preset
@@ -51,13 +52,13 @@ def bench_training(names: tuple[str, ...], batch: int, field: Field) -> list[Lin
         work, calls, errors = f"{name} training step, {size}", {}, {}
         for code, party in PARTIES.items():
             try:
+                in_time(field.until)
                 found, wrong = party(config, size, field)
             except FAILURES as error:
                 lines.append(left_out(work, code, error))
                 continue
             calls, errors = calls | found, errors | wrong
-        flops, peaks = 6 * size * count(config).macs, {who: field.peak_of(who) for who in calls}
-        lines += compete(work, calls, field.rounds, field.device, flops=flops, peaks=peaks, errors=errors)
+        lines += field.race(work, calls, flops=6 * size * count(config).macs, errors=errors)
         calls.clear()
         if field.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -75,7 +76,7 @@ def original_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[st
         "original, its default (fp32)": in_tf32(step),
         "original, autocast bf16": autocast(step, field.device),
     }
-    return compared(ways, model, gradients(model, step))
+    return compared(ways, model, gradients(model, step), field.until)
 
 
 def diffusers_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -85,7 +86,7 @@ def diffusers_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[s
     ways = {"diffusers, fp32": step, "diffusers, autocast bf16": autocast(step, field.device)}
     if field.device.type == "cuda":
         del ways["diffusers, fp32"]
-    return compared(ways, model, gradients(model, step))
+    return compared(ways, model, gradients(model, step), field.until)
 
 
 def our_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -98,7 +99,7 @@ def our_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Ca
     ways["dit_lab, bf16"] = stepping(model, config, batch, "bf16")
     if field.compile:
         ways["dit_lab, bf16, compiled"] = stepping(model, config, batch, "bf16", compile=True)
-    return compared(ways, model, exact)
+    return compared(ways, model, exact, field.until)
 
 
 PARTIES = {"original": original_party, "diffusers": diffusers_party, "dit_lab": our_party}
@@ -114,10 +115,10 @@ def stepping(model: nn.Module, config: DiTConfig, batch: int, precision: str, co
 
 
 def compared(
-    ways: dict[str, Callable], model: nn.Module, exact: list[torch.Tensor]
+    ways: dict[str, Callable], model: nn.Module, exact: list[torch.Tensor], until: float = math.inf
 ) -> tuple[dict[str, Callable], dict[str, float]]:
     """The contestants of a code base, and the errors of their gradients; one that fails does so again when run."""
-    return checked(ways, lambda step: (step, relative_error(gradients(model, step), exact)))
+    return checked(ways, lambda step: (step, relative_error(gradients(model, step), exact)), until)
 
 
 def gradients(model: nn.Module, step: Callable) -> list[torch.Tensor]:

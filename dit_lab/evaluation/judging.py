@@ -7,7 +7,8 @@ from typing import Literal, NamedTuple
 import torch
 from einops import rearrange
 
-from dit_lab.data import CROPS, Images, judged_splits, open_data
+from dit_lab.data import CROPS, DataError, Images, Latents, judged_splits, open_data
+from dit_lab.data.pixels import shown
 from dit_lab.evaluation import adm
 from dit_lab.evaluation.features import Network, small_network
 from dit_lab.evaluation.inception import inception
@@ -59,16 +60,31 @@ def open_judge(judging: Judging, shape: tuple[int, int, int], classes: int, fold
     if network is None or reference is None:
         usual = None if judging.features == "small" else "train"
         learnt, split = judged_splits(judging.data, judging.split or usual)
-        opened = lambda part: open_data(judging.data, split=part, size=judging.size, crop=judging.crop)
-        images = opened(split)
+        images = opened(judging, split)
         check_fits(images, shape, classes)
         if network is None:
-            network = uncertified(small_network(images, split, lambda: opened(learnt), folder, device))
+            network = uncertified(small_network(images, split, lambda: opened(judging, learnt), folder, device))
         if reference is None:
             about = {"data": judging.data, "split": split, "size": judging.size, "pictures": len(images)}
             about |= {} if judging.crop == "middle" else {"crop": judging.crop}
             return network, Reference(images.pixels, None, images, about)
     return network, fitting(reference, network, judging.reference)
+
+
+def opened(judging: Judging, split: str) -> Images | Latents:
+    """A part of the data. Raises ValueError where its labels are missing, unless Inception looks, which needs none."""
+    given = dict(split=split, size=judging.size, crop=judging.crop)
+    try:
+        return open_data(judging.data, **given)
+    except DataError as error:
+        unlabelled = open_data(judging.data, labelled=False, **given)  # where it was not for the labels, this fails too
+        if judging.features == "inception":
+            return unlabelled
+        reason = str(error).partition("; ")[0]  # what follows is for whoever trains
+        raise ValueError(
+            f"the small network learns from classes, and {shown(judging.data)} does not say them ({reason}): take "
+            "--features inception, or sort the pictures into a folder a class"
+        ) from error
 
 
 def uncertified(network: Network) -> Network:
@@ -80,14 +96,14 @@ def uncertified(network: Network) -> Network:
 
 
 def check_fits(images, shape: tuple[int, int, int], classes: int) -> None:
-    """Raise ValueError unless the data's pictures and classes are like the model's."""
+    """Raise ValueError unless the data's pictures, and its classes where it says them, are like the model's."""
     sides = lambda side: " x ".join(map(str, side[1:]))
     if images.shape[1:] != shape[1:]:
         raise ValueError(
             f"the model makes pictures of {sides(shape)}, the data's are {sides(images.shape)}; "
             "say with --size what they were resized to in training, or give other data"
         )
-    if classes and classes != len(images.names):
+    if classes and images.names and classes != len(images.names):
         raise ValueError(f"the model has {classes} classes, the data {len(images.names)}; give the data it learnt from")
 
 

@@ -116,6 +116,14 @@ def halve(model: nn.Module, dtype: torch.dtype, packed: bool) -> None:
             conv.register_forward_hook(partial(back, dtype=stream))
 
 
+def others_hooks(model: nn.Module) -> bool:
+    """Whether hooks hang in a model that `halve` did not hang: those of somebody who edits it, or looks in."""
+    hooks = []
+    for module in model.modules():
+        hooks += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(getattr(hook, "func", None) not in (cast, back) for hook in hooks)
+
+
 def convert(module: nn.Module, dtype: torch.dtype) -> None:
     """Give a module, and all in it, parameters of another dtype."""
     for part in module.modules():

@@ -11,12 +11,12 @@ from shared import random_model, random_udit
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_lab.diffusion import SAMPLERS, generate, sample
-from dit_lab.inside import Scale, edited, record, watch
+from dit_lab.inside import Label, Scale, edited, record, watch
 from dit_lab.models import BLOCKS, DiT, DiTConfig, build, fast, fold
 from dit_lab.models import ahead as ahead_file
 from dit_lab.models.blocks import Block
 from dit_lab.models.layers import LayerNorm
-from dit_lab.models.packed import packs
+from dit_lab.models.packed import others_hooks, packs
 
 MODELS = {**{block: random_model(block) for block in BLOCKS}, "u-dit": random_udit()}
 HALVES = [name for name, dtype in dict(bf16=torch.bfloat16, fp16=torch.float16).items() if packs(dtype)]
@@ -199,6 +199,29 @@ def test_precisions_that_are_not_there_are_refused_in_a_sentence():
     if "fp16" not in HALVES:
         with pytest.raises(ValueError, match="this CPU does not compute in fp16: take bf16, fp32 or auto"):
             fast(MODELS["adaln"], precision="fp16")
+
+
+@pytest.mark.parametrize("name", ["adaln", "u-dit"])
+@pytest.mark.parametrize("precision", ["fp32", *HALVES[:1]])
+def test_a_model_that_is_edited_or_watched_is_refused_for_its_twin_would_be_so_for_good(precision, name):
+    model = MODELS[name]
+    for scope in edited(model, Scale(0, "mlp", 0.0)), edited(model, Label(2)), watch(model):
+        with scope:
+            with pytest.raises(
+                ValueError, match="hooks hang in this model: make it fast before it is edited or watched"
+            ):
+                fast(model, precision=precision)
+            model(*(tensor[-2:] for tensor in inputs(model)))  # for `watch`, which is to see something
+    assert not others_hooks(fast(model, precision=precision))
+
+
+@pytest.mark.parametrize("half", HALVES[:1])
+@pytest.mark.parametrize("name", ["adaln", "u-dit"])
+@torch.no_grad()
+def test_a_fast_model_can_be_made_fast_again_for_its_hooks_are_its_own(name, half):
+    quick = fast(MODELS[name], precision=half)
+    again = fast(quick, precision="fp32")
+    assert hooks_left(quick) and torch.equal(again(*inputs(quick)), quick(*inputs(quick)))
 
 
 @pytest.mark.parametrize("other", ["yes", "no", "True", "", None, 1, 0])

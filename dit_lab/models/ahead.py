@@ -20,8 +20,12 @@ MOST_BYTES = {"cpu": 256 * 2**20, "cuda": 2**31}
 def twin(model: nn.Module) -> nn.Module:
     """Another model for inference, of the same numbers in memory, whose modules may be replaced."""
     shared = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in model.parameters()}
-    kept = (*model.buffers(), *(module.laid_out for module in model.modules() if hasattr(module, "laid_out")))
-    return deepcopy(model, shared | {id(tensor): tensor for tensor in kept})
+    return deepcopy(model, shared | {id(tensor): tensor for tensor in (*model.buffers(), *laid_out(model))})
+
+
+def laid_out(model: nn.Module) -> list[torch.Tensor]:
+    """The weights that a model has a second time, as a CPU's kernels like them."""
+    return [module.laid_out for module in model.modules() if hasattr(module, "laid_out")]
 
 
 class Looked(nn.Module):

@@ -10,6 +10,7 @@ from dit_lab.checkpoints import Loaded
 from dit_lab.data import Pixels, codec_of
 from dit_lab.inside import Trajectory
 from dit_lab.models import clocked, count, fast
+from dit_lab.models.ahead import laid_out
 from dit_lab.models.fast import halves
 from dit_lab.panels import Opened
 from dit_lab.panels.words import facts
@@ -61,8 +62,9 @@ class Served:
 
     @property
     def bytes(self) -> int:
-        """Of the weights, those of other precisions among them."""
-        return sum(p.numel() * p.element_size() for model in self.running.values() for p in model.parameters())
+        """Of the weights, those of other precisions among them, and those that are laid out for a CPU's kernels."""
+        weights = [w for model in self.running.values() for w in (*model.parameters(), *laid_out(model))]
+        return sum(weight.numel() * weight.element_size() for weight in weights)
 
     @property
     def precisions(self) -> list[str]:

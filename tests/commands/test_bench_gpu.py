@@ -107,11 +107,14 @@ def test_nor_is_what_its_error_would_be(clock):
     assert [line.why for line in compete("work", calls, 3, ALONE, until=10)] == [LATE] * 2
 
 
-def test_a_step_and_a_training_step_end_with_their_time(clock, monkeypatch):
+def test_steps_forwards_and_training_steps_end_with_their_time(clock, monkeypatch):
     clock[0] = 11.0
     known = field(until=10.0)
     monkeypatch.setattr(sampling, "generate", lambda *_, **__: pytest.fail("a sample is drawn"))
     assert {line.why for line in bench_step(NAME, 1, known)} == {LATE} and known.about == {}
+    nano = sampling.preset(NAME)
+    monkeypatch.setattr(sampling, "preset", lambda name: nano)
+    assert {line.why for line in sampling.bench_udit(1, known)} == {LATE}
     lines = bench_training((NAME,), 1, known)
     assert [(line.who, line.why) for line in lines] == [(who, f"left out: {LATE}") for who in training.PARTIES]
 

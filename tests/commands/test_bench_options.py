@@ -112,6 +112,12 @@ def test_an_original_without_what_it_needs_is_refused_before_any_work(command, n
     assert "pip install no_such_package" in told
 
 
+@pytest.mark.parametrize("kind", ["json", "md"])
+def test_a_result_that_could_not_be_written_is_refused_before_any_work(kind, command, no_work, tmp_path):
+    (tmp_path / f"bench-sample.{kind}").mkdir()
+    assert f"could not write {tmp_path}/bench-sample.{kind}" in refused(command, "sample", "--out", tmp_path)
+
+
 def test_nothing_is_timed_where_nothing_can_be_compiled(command, monkeypatch, no_work):
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert refused(command, "sample", "--compile").startswith("--compile needs a C++ compiler")

@@ -121,6 +121,23 @@ def compute():
     assert all(mean(by["L/1", name]) < mean(by["M/1", name]) for name in (shipped, *trained))
 
 
+@says("docs/practice.md")
+def practice():
+    found = result("docs/results/practice")
+    vae, judge, figures, spread = (found[name] for name in ("vae", "judge", "figures", "spread"))
+    yield f"{vae['psnr']:.1f} dB (PSNR) for the {vae['pictures_held_back']} pictures held back"
+    yield f"{vae['psnr_of_pictures_trained_on']:.1f} dB for those it was trained on"
+    yield f"{255 * vae['mean_absolute_error']:.0f} of 255 levels off, scaling factor {vae['scaling_factor']:.2f}"
+    yield f"shapes {found['training']['loss']:.2f} at the end"
+    assert judge["accuracy"] == figures["agreement_of_real"] == 1
+    yield f"{100 * figures['agreement']:.0f} % (± {100 * spread['agreement']:.0f}) as what was asked for"
+    yield f"kernel distance {figures['kernel_distance']:,.0f} ± {spread['kernel_distance']:.0f}"
+    assert {"frechet", "spatial_frechet"} == found["left_out"].keys() and found["reference"]["split"] == "tenth"
+    yield f"{found['reference']['pictures']} pictures are too few"
+    assert 2.2 < found["seconds"]["vae"] / 60 < 2.8 and 3.2 < found["seconds"]["train"] / 60 < 3.8
+    assert sum(found["seconds"].values()) < 8 * 60
+
+
 @says(BLOCKS)
 def blocks():
     frechet, agreement = runs("blocks", "frechet"), runs("blocks", "agreement")

@@ -9,6 +9,7 @@ import tyro
 from torch import nn
 
 from dit_lab.checkpoints import MetaRun, load, open_run
+from dit_lab.checkpoints.places import STATE
 from dit_lab.data import CROPS, named_classes, open_data
 from dit_lab.data.pictures import say
 from dit_lab.diffusion import PREDICTIONS, PROCESSES, objective
@@ -19,7 +20,7 @@ from dit_lab.training.fine_tune import check_codec
 from dit_lab.training.folder import check_folder
 from dit_lab.training.following import asked, flag, follow, leave_if
 from dit_lab.training.lock import check_free
-from dit_lab.training.others import recipe, told
+from dit_lab.training.others import as_started, changes, model_of, recipe, told
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,23 @@ class ModelOptions:
     optimiser and step; --steps counts them all. Options that are not given are then what that run had (its lr, betas,
     weight decay and batch; fp32, no clipping, an average of 0.9999 without warm-up), which is said."""
 
+    @property
+    def given(self) -> dict:
+        """What is asked for, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def theirs(self) -> MetaRun | None:
         """The run that is gone on with. Raises ValueError on a file that holds none, or beside other options."""
         if self.go_on is None:
             return None
-        beside = {name for name, value in asdict(self).items() if value is not None} - {"go_on", "heads"}
+        beside = self.given.keys() - {"go_on", "heads"}
         if beside:
             raise ValueError(f"--go-on brings its own model; leave out {', '.join(map(flag, sorted(beside)))}")
         return open_run(self.go_on, heads=self.heads)
 
     def model(self, images) -> nn.Module:
         """The model for a data set, on the CPU. Raises ValueError on what does not go together."""
-        given = {name: value for name, value in asdict(self).items() if value is not None}
+        given = self.given
         if self.init is None:
             trained_for = [given.pop(name, None) for name in ("schedule", "prediction", "learned_variance")]
             return build(given.pop("preset", "DiT-tiny/4"), **taking(images), **objective(*trained_for), **given)
@@ -106,7 +112,7 @@ def train_command(
         crop: How: the middle square, resized, or as ADM, DiT and SiT prepare ImageNet (adm).
         labelled: Train with the data's classes; without, the model is unconditional.
         device: cpu, cuda, mps, or auto.
-        resume: Continue the run in `out`.
+        resume: Continue the run in `out`, with its own model and options where none are given.
         words: The command line, which says what is given; values do not, where they are the usual ones.
     """
     crew = processes()
@@ -118,6 +124,12 @@ def train_command(
         options = recipe(theirs, options, asked(words, TrainOptions))
         if crew.is_main_process:
             say(told(theirs, options))
+    # Called from Python there are no words, and nothing says which of the options were meant.
+    again = bool(resume and words) and theirs is None and (out / STATE).is_file()
+    if again:
+        options = as_started(out, given := options, asked(words, TrainOptions))
+        if (changed := changes(options, given)) and crew.is_main_process:
+            say(f"the run in {out} is continued as it was started, with {changed}")
     if options.shard and crew.num_processes == 1:
         say("one process has nobody to share with; --shard does nothing")
     with crew.main_process_first():  # the others then find what it has put into the cache
@@ -126,7 +138,8 @@ def train_command(
         say(classes)
     torch.manual_seed(options.seed)
     try:
-        trained = model.model(images) if theirs is None else of_theirs(theirs, images)
+        own = model_of(out) if again and not model.given else None
+        trained = of_theirs(theirs, images) if theirs else model.model(images) if own is None else build(own)
         steps = train(trained.to(device), images, options, out=out, resume=resume, theirs=theirs)
         stopped = follow(steps, options.steps)
     except NonFiniteLoss as error:

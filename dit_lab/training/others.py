@@ -1,7 +1,10 @@
-"""Runs of the original's script (facebookresearch/DiT, fast-DiT) gone on with here, and ours given back to it."""
+"""Runs of the original's script (facebookresearch/DiT, fast-DiT) gone on with here, and ours given back to it.
+
+And ours gone on with as they were started, be it from one of the original's, whose file is then needed no more.
+"""
 
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from dit_lab.checkpoints import CheckpointError, MetaRun, load
 from dit_lab.checkpoints.places import STATE
 from dit_lab.diffusion.process import whole
+from dit_lab.models import Config
 from dit_lab.training.options import TrainOptions
 from dit_lab.training.state import MOMENTS, TrainState, described
 
@@ -81,6 +85,37 @@ def take_over(state: TrainState, run: MetaRun) -> None:
         tensors[f"optimiser.step.{name}"] = torch.tensor(float(run.step))
     state.fill(Tensors(tensors))
     state.step = run.step
+
+
+def as_started(folder: Path, options: TrainOptions, given: Collection[str]) -> TrainOptions:
+    """The options with which our run in a folder was started, by its state, but for those that are `given` by name.
+
+    As they are, where that is none of ours: what is wrong with it, whoever continues the run will say.
+    """
+    try:
+        with safe_open(folder / STATE, framework="pt") as file:
+            said = described(file)["run"].get("option", {})
+        own = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+        decay, over, steps = str(own.get("lr_decay", "")).partition("-over-")
+        if over:
+            own |= {"lr_decay": decay, "steps": int(steps.removesuffix("-steps"))}
+        return replace(options, **{name: own[name] for name in asdict(options).keys() & own.keys() - {*given}})
+    except (SafetensorError, OSError, ValueError, TypeError):
+        return options
+
+
+def model_of(folder: Path) -> Config | None:
+    """The config of the model of our run in a folder, as its state has it, None where that is none of ours."""
+    try:
+        return load(folder / STATE, weights="model").config
+    except CheckpointError:
+        return None
+
+
+def changes(options: TrainOptions, since: TrainOptions) -> str:
+    """What of a run's options is otherwise than was asked for, in words."""
+    before, now = asdict(since), asdict(options)
+    return ", ".join(f"{name} {value}" for name, value in now.items() if value != before[name])
 
 
 def saved_run(folder: Path) -> MetaRun:

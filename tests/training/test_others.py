@@ -5,6 +5,7 @@ The original's network, its update of the average and its checkpoint are written
 
 import argparse
 import math
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 
@@ -248,10 +249,17 @@ def test_the_command_goes_on_says_with_what_and_is_resumed_bit_for_bit(begun, go
         f"{begun[0]} goes on after step {BEFORE} as it was, with ema_decay 0.9999, ema_warmup False, clip None" in said
     )
     assert f"seed {SEED}, batch_size {BATCH}, lr 0.0005" in said and "flips half of the pictures (--mirror)" in said
+    shutil.copytree(out, tmp_path / "plainly")
     code, _, said = command(*given, "--out", out, "--steps", BEFORE + AFTER, "--resume")
     assert code == 0, said
     ours, whole = (load_file(folder / "state.safetensors") for folder in (out, gone_on[0]))
     assert_same(ours, whole)
+    plain = ["train", "--out", tmp_path / "plainly", "--resume", "--steps", BEFORE + AFTER, "--device", "cpu"]
+    code, _, said = command(*plain)
+    assert (
+        code == 0 and "plainly is continued as it was started, with batch_size 8, lr 0.0005, ema_warmup False" in said
+    )
+    assert_same(load_file(tmp_path / "plainly" / "state.safetensors"), whole)
 
 
 def test_options_at_their_defaults_are_the_runs_and_others_count(begun):

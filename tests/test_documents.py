@@ -311,6 +311,15 @@ def fewer_steps():
     assert f"{colour(line):.1f}, plain UniPC with as many at {colour(draft):.1f}, 28 passes" in words(LOG)
     yield f"are at {colour('unipc 4, searched'):.1f} in 8 passes, where even steps have {colour('unipc 4'):.1f} and 50"
     yield f"6 are at {colour('unipc 6, searched'):.1f} in 12"
+    error = {(row["way"], row["cfg_scale"]): row["error"] for row in result("docs/results/fewer_steps")["errors"]}
+    four, six = ({scale: error[f"unipc {steps}, searched", scale] for scale in (1, 2, 4)} for steps in (4, 6))
+    assert six[1] < error["unipc 10", 1] and six[2] < error["unipc 10", 2], "the 6 hold without any too"
+    assert error["unipc 10", 4] < six[4] < error["unipc 6", 4] / 1.9, "and with 4 are a little behind"
+    assert four[4] > 1.6 * error["unipc 6", 4] and four[2] < error["unipc 6", 2], "the 4 do not hold with 4"
+    flow = lambda way: of("cifar10_pixels", way)
+    yield f"10 steps of UniPC are at {flow('unipc 10'):.1f}, 14 of DPM-Solver++ at {flow('dpmpp 14'):.1f}, and"
+    yield f"Euler's at {flow('euler 14'):.1f} with 14 and {flow('euler 50'):.1f} with 50"
+    yield f"6 of UniPC, its `draft`, are at {flow('unipc 6'):.1f}"
     curve = "dpmpp 14, every 5, order 2"
     assert colour(curve) < colour("ddpm 250")
     yield f"it is {colour(curve):.1f} in colour and {digits(curve):.1f} on the digits"

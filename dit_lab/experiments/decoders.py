@@ -16,7 +16,7 @@ from dit_lab.data import Autoencoder, open_codec
 from dit_lab.evaluation import draw
 from dit_lab.experiments import plots
 from dit_lab.experiments.experiment import finished
-from dit_lab.experiments.judge import Judge
+from dit_lab.experiments.judge import SPLITS, Judge
 from dit_lab.experiments.page import Part, spelt, verdict
 from dit_lab.experiments.papers import DIT_DECODERS
 from dit_lab.experiments.plan import Kept, Plan, last_part
@@ -45,13 +45,14 @@ class Decoder:
         """What makes it this one, as JSON."""
         return {"vae": self.name} if self.steps is None else {"loss": self.source, "steps": self.steps}
 
-    def open(self, plan: Plan, size: int | None, out: Path) -> Autoencoder:
-        """Its VAE. One that is to be trained on is, in `out`, or gone on with."""
+    def open(self, plan: Plan, judge: Judge, out: Path) -> Autoencoder:
+        """Its VAE. One that is to be trained on is, in `out`, or gone on with, by what models learn from."""
         if self.steps is None:
             return open_codec(None, self.source, channels=None)
         folder, options = out / f"decoder-{self.name}", VaeOptions(steps=self.steps, loss=self.source)
         model, resume = VaeModel(init=plan.vae, decoder_only=True), can_resume(folder)
-        train_vae_command(options, model, data=plan.data, out=folder, size=size, device="cpu", resume=resume)
+        pictures = dict(data=plan.data, split=judge.splits[0], size=judge.size)
+        train_vae_command(options, model, out=folder, device="cpu", resume=resume, **pictures)
         return open_codec(None, str(folder), channels=None)
 
 
@@ -95,7 +96,7 @@ def decode_more(
     codecs: dict[str, Autoencoder] = {}
     for seed in plan.seeds:
         missing = [each for each in decoders if (each.name, name, seed) not in there]
-        codecs |= {each.name: each.open(plan, judge.size, kept.out) for each in missing if each.name not in codecs}
+        codecs |= {each.name: each.open(plan, judge, kept.out) for each in missing if each.name not in codecs}
         if missing:
             print(f"{name}, seed {seed}, decoded by {', '.join(each.name for each in missing)}", flush=True)
             model = finished(config, name, seed, plan, kept)
@@ -153,7 +154,8 @@ def decoded(table: dict, models: dict[str, list[dict]]) -> Part | None:
 def command_of(made: dict, settings: dict) -> str:
     """What trains a decoder on, as the page says it."""
     size = "" if settings.get("size") is None else f" --size {settings['size']}"
-    how = f"--init {settings['vae']} --decoder-only --loss {made['loss']} --steps {made['steps']}{size}"
+    split = f" --split {settings[SPLITS][0]}" if SPLITS in settings else ""
+    how = f"--init {settings['vae']} --decoder-only --loss {made['loss']} --steps {made['steps']}{split}{size}"
     return f"python -m dit_lab train-vae {how} --out runs/scaling/decoder-{made['loss']}"
 
 

@@ -8,7 +8,11 @@ from einops import reduce
 
 from dit_lab.commands.encode import encode_command
 from dit_lab.data import Latents, open_codec, open_data
+from dit_lab.data.latents import is_cache
+from dit_lab.data.pictures import say
 from dit_lab.data.pixels import shown
+from dit_lab.data.shipped import SETS
+from dit_lab.data.splits import HALVES, halves, opened_splits
 from dit_lab.diffusion import process_of
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.evaluation.measuring import mistrust, singular
@@ -17,6 +21,7 @@ from dit_lab.experiments.plan import Plan
 MEASURED = "train_to_test_frechet"
 REBUILT = "rebuilt_to_test_frechet"
 ACCURACY, HELD_BACK = "judge_accuracy", "judge_held_back"
+SPLITS = "splits"  # where they are not train and test
 TEST_IMAGES = 2_000
 
 
@@ -31,25 +36,27 @@ class Judge:
     def __init__(self, plan: Plan, size: int | None, folder: Path):
         self.plan, self.size = plan, size
         check_enough(plan.samples, "ask for more --samples")
-        self.pictures = [open_data(plan.data, split=split, size=size) for split in ("train", "test")]
+        self.splits = splits_of(plan.data)
+        self.pictures = [open_data(plan.data, split=split, size=size) for split in self.splits]
         train, test = self.pictures
-        for split, images in ("train", train), ("test", test):
+        for split, images in zip(self.splits, self.pictures, strict=True):
             check_enough(len(images), f"give --data whose split {split} has more")
         check_trusted(plan.data, None, len(test.names))
-        self.classifier, _ = judge_for(test, "test", lambda: train, folder)
+        self.classifier, _ = judge_for(test, self.splits[1], lambda: train, folder)
         seen, self.real = judge(self.classifier, everything(test))
         self.accuracy, self.held_back = reading(self.classifier, seen, test)
         check_trusted(plan.data, self.accuracy, len(test.names))
         self.train, self.test, self.decode = *self.pictures, lambda samples: samples
         if plan.vae:
-            self.train, self.test = (latents(plan, size, split, folder) for split in ("train", "test"))
+            self.train, self.test = (latents(plan, size, split, folder) for split in self.splits)
             self.decode = open_codec(None, plan.vae, channels=self.train.shape[0]).decode
 
     def about(self) -> dict[str, float | int]:
         """What a reader of its figures must know of it, as results keep it among their settings."""
         rebuilt = {REBUILT: self.distance_of_rebuilt()} if self.plan.vae else {}
         read = {ACCURACY: self.accuracy, HELD_BACK: self.held_back}
-        return {MEASURED: self.distance_of_real(), **rebuilt, **read}
+        halved = {SPLITS: list(self.splits)} if self.splits == HALVES else {}
+        return {MEASURED: self.distance_of_real(), **rebuilt, **read, **halved}
 
     def distance_of_real(self) -> float:
         """The Fréchet distance between real training and test pictures, the floor of all others."""
@@ -78,6 +85,20 @@ class Judge:
         """What pictures (`n c h w` in [-1, 1]) look like that were to show the labels (`n`)."""
         classes, features = judge(self.classifier, pictures)
         return {"frechet": frechet_distance(features, self.real), "agreement": agreement(classes, labels)}
+
+
+def splits_of(data: str) -> tuple[str, str]:
+    """What models learn from and what they are judged by: `train` and `test`, or a single split in two, and it is said.
+
+    The halves are those that `evaluate` takes. Raises DataError.
+    """
+    if data == "digits" or data in SETS or is_cache(Path(data).expanduser()) or not halves(opened_splits(data)[0]):
+        return "train", "test"
+    say(
+        f"{shown(data)} has a single split: a tenth of its pictures, at random but always the same ones, is held back "
+        "to judge by, and models learn from the rest"
+    )
+    return HALVES
 
 
 def check_enough(count: int, advice: str) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dit_lab.checkpoints.reading import listed
-from dit_lab.experiments.judge import ACCURACY, HELD_BACK, MEASURED, REBUILT
+from dit_lab.experiments.judge import ACCURACY, HELD_BACK, MEASURED, REBUILT, SPLITS
 from dit_lab.files import check_fields, json_object, read_json
 from dit_lab.training.folder import LOG
 from dit_lab.training.state import is_number, is_step
@@ -29,6 +29,8 @@ def read_results(path: Path) -> dict:
             check_fields(table["settings"], **{REBUILT: NUMBER})
         if ACCURACY in table["settings"]:
             check_fields(table["settings"], **{ACCURACY: NUMBER, HELD_BACK: STEP})
+        if SPLITS in table["settings"]:
+            check_fields(table["settings"], **{SPLITS: (is_names, "two names")})
         for row in table["runs"]:
             check_row(row)
         for part, fields in MORE.items():
@@ -94,6 +96,11 @@ def is_object(value) -> bool:
 def is_objects(value) -> bool:
     """Whether a value of JSON is a list of objects."""
     return isinstance(value, list) and all(map(is_object, value))
+
+
+def is_names(value) -> bool:
+    """Whether a value of JSON is a list of two names."""
+    return isinstance(value, list) and [type(name) for name in value] == [str, str]
 
 
 def is_losses(value) -> bool:

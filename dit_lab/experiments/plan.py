@@ -12,7 +12,8 @@ class Plan:
     """What all runs of an experiment share."""
 
     data: str = "ylecun/mnist"
-    """Pictures with a train and a test split: a hub id or a local folder."""
+    """Pictures to learn from and to judge by, a hub id or a local folder: its splits train and test, or a single one,
+    of which a tenth is held back."""
     vae: str | None = None
     """Train on latents of this VAE (a name of the zoo, a hub id or a folder); samples are judged as pictures."""
     seeds: tuple[int, ...] = (0, 1, 2)

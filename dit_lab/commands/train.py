@@ -38,7 +38,8 @@ class ModelOptions:
     depth: int | None = None
     """Number of blocks, instead of the preset's."""
     heads: int | None = None
-    """Attention heads, instead of the preset's."""
+    """Attention heads, instead of the preset's; with --init or --go-on those of an original file whose width is not one
+    of the paper's."""
     schedule: Literal[tuple(PROCESSES)] | None = None
     """The way from picture to noise: a diffusion (linear, the default, or cosine), or flow for flow matching."""
     prediction: Literal[tuple(PREDICTIONS)] | None = None
@@ -72,10 +73,9 @@ class ModelOptions:
         if self.init is None:
             trained_for = [given.pop(name, None) for name in ("schedule", "prediction", "learned_variance")]
             return build(given.pop("preset", "DiT-tiny/4"), **taking(images), **objective(*trained_for), **given)
-        del given["init"]
-        if given:
-            raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, given))}")
-        loaded = load(self.init)
+        if beside := [name for name in given if name not in ("init", "heads")]:
+            raise ValueError(f"--init brings its own model; leave out {', '.join(map(flag, beside))}")
+        loaded = load(self.init, heads=self.heads)
         model, changes = adapted(loaded, images)
         for change in filter(None, [loaded.note, *changes]) if processes().is_main_process else ():
             say(change)

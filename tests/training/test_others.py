@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from shared import assert_same, launch
 from torch import nn
 
-from dit_lab.checkpoints import CheckpointError, open_run
+from dit_lab.checkpoints import CheckpointError, load, open_run
 from dit_lab.checkpoints.meta_run import content_of
 from dit_lab.data import open_data
 from dit_lab.diffusion import Diffusion
@@ -278,6 +278,16 @@ def test_options_at_their_defaults_are_the_runs_and_others_count(begun):
     assert "--mirror" in told(theirs, options) and "--mirror" not in told(of_features, recipe(of_features, options))
     with pytest.raises(ValueError, match="has done 6 steps already, and 6 are asked for in all; ask for more with --s"):
         recipe(theirs, TrainOptions(steps=BEFORE))
+
+
+def test_the_heads_that_a_file_does_not_say_are_given_with_its_weights_too(begun, command, tmp_path):
+    given = ["train", "--init", begun[0], "--device", "cpu", "--out", tmp_path / "run", "--steps", 1]
+    code, _, said = command(*given)
+    assert code == 2 and "so say how many heads it has" in said and "--heads" in said
+    code, _, said = command(*given, "--heads", HEADS)
+    assert code == 0 and load(tmp_path / "run").config.heads == HEADS, said
+    code, _, said = command("train", "--init", tmp_path / "run", "--heads", 4, "--out", tmp_path / "other")
+    assert code == 2 and "it says of itself heads 2, not 4; leave heads out" in said
 
 
 def test_what_is_given_counts_also_where_it_is_our_default(begun, command, tmp_path):

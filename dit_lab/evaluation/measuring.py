@@ -1,5 +1,6 @@
 """The figures of samples, each with its spread: what can be had of them, and why the rest cannot."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -33,7 +34,10 @@ GOOD = 0.5  # of the way from chance to all: a network that reads real pictures 
 
 
 class Measured(NamedTuple):
-    """Figures by name, the standard deviation of those that have one (`spread`), and why others are left out."""
+    """Figures by name, the standard deviation of those that have one (`spread`), and why others are left out.
+
+    Of a figure that is there without its spread, `spread of` its name is left out; of all of them, `spreads`.
+    """
 
     figures: dict[str, float]
     spread: dict[str, float]
@@ -75,7 +79,7 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
         found, moved = todo[name]()
         figures |= found
         spreads |= moved
-    return Measured(figures, spreads, left_out)
+    return Measured(figures, spreads, left_out | unspread(figures, spreads, drawn, known))
 
 
 def fitted(reference: Reference, drawn: Seen) -> Reference:
@@ -142,6 +146,23 @@ def agreed(drawn: Seen, labels: np.ndarray) -> tuple[dict, dict]:
 def if_enough(name: str, drawn: torch.Tensor, of: Callable[[], float]) -> dict[str, float]:
     """A spread by its figure's name, nothing where samples are too few for one."""
     return {name: of()} if len(drawn) >= spread.LEAST else {}
+
+
+def unspread(figures: dict, spreads: dict, drawn: Seen, known: bool) -> dict[str, str]:
+    """Why figures that are there have no spread, by `spread of` their names; by `spreads` where none has one."""
+    count = len(drawn.features)
+    if count < spread.LEAST:
+        why = f"{count} samples are too few, it takes {spread.LEAST}: figures are taken again without each twentieth"
+        return {"spreads": why} if figures.keys() - {"agreement_of_real"} else {}
+    frechet, spatial, _ = names_of(known)
+    found = {}
+    for name, features in (frechet, drawn.features), (spatial, drawn.spatial):
+        if name in figures and name not in spreads:
+            width = features.shape[1]
+            least = next(number for number in itertools.count(count) if spread.fewest_left(number) > width)
+            why = f"without a twentieth the covariance of {width} features is singular"
+            found[f"spread of {name}"] = f"{count} samples are too few, it takes {least}: {why}"
+    return found
 
 
 def mistrust(accuracy: float | None, classes: int) -> str | None:

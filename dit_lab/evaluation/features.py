@@ -59,7 +59,8 @@ class Seen(NamedTuple):
 class Classifier(nn.Module):
     """A small convolutional classifier of small pictures: `x: b c h w in [-1, 1] -> logits: b classes`.
 
-    `about` is what the file says that it was opened from, {} of one that was just made.
+    `about` is what the file says that it was opened from, {} of one that was just made. Raises ValueError on a side of
+    one pixel.
     """
 
     WIDTH, FLAT = 128, 3  # features, and the last layers, which make them of maps
@@ -69,6 +70,10 @@ class Classifier(nn.Module):
         self.channels, self.about = channels, {}
         recipe = recipe_for(channels)
         widths = [w for level, w in enumerate(recipe.widths, start=1) if min(size) >> level]
+        if not widths:
+            raise ValueError(
+                f"pictures of {size[0]} x {size[1]} pixels are too small for a small judge: take 2 or more"
+            )
         layers = []
         for before, width in zip([channels, *widths], widths, strict=False):
             norm = [nn.BatchNorm2d(width)] if recipe.norm else []

@@ -89,3 +89,9 @@ def test_a_package_that_is_imported_already_stays_the_one_that_it_was(monkeypatc
 def test_a_package_that_is_not_there_is_no_failure():
     with without_init("no_such_package"):
         assert "no_such_package" not in sys.modules
+
+
+def test_pictures_of_a_single_row_are_refused_by_the_small_judge_in_a_sentence():
+    with pytest.raises(ValueError, match="of 1 x 8 pixels are too small for a small judge: take 2 or more"):
+        Classifier(1, (1, 8), 3)
+    assert Classifier(1, (2, 8), 3)(torch.zeros(1, 1, 2, 8)).shape == (1, 3)

@@ -68,8 +68,10 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
         labels = torch.from_numpy(reference.images.labels_shown)
         figures["agreement_of_real"] = agreement(real.logits.argmax(1), labels)
     # What it reads was found out when it was trained, whatever it is compared with now; one that is older kept nothing.
-    accuracy = network.about.get("accuracy", figures.get("agreement_of_real"))
-    blind = None if known else mistrust(accuracy, classes)
+    accuracy, count = network.about.get("accuracy"), network.about.get("held_back")
+    if accuracy is None and "agreement_of_real" in figures:
+        accuracy, count = figures["agreement_of_real"], len(labels)
+    blind = None if known else mistrust(accuracy, classes, count)
     todo = ways(both, known, seed) | ({} if known or asked is None else {"agreement": partial(agreed, drawn, asked[0])})
     left_out = {name: f"{blind}, or {INSTEAD}" for name in todo} if blind else obstacles(both, known)
     if "agreement" in todo and not blind and not same_classes(asked[1], network.classes):
@@ -165,26 +167,27 @@ def unspread(figures: dict, spreads: dict, drawn: Seen, known: bool) -> dict[str
     return found
 
 
-def mistrust(accuracy: float | None, classes: int) -> str | None:
+def mistrust(accuracy: float | None, classes: int, count: int | None = None) -> str | None:
     """Why the figures of a small network say nothing, and what to do; None where they do, or nobody knows.
 
-    `accuracy` is the share of real pictures that it reads, None where that was not kept.
+    `accuracy` is the share of real pictures that it reads, and `count` how many they are, None where it was not kept.
     """
     if classes == 1:
         return ONE_CLASS
-    return None if accuracy is None else blindness(accuracy, classes)
+    return None if accuracy is None else blindness(accuracy, classes, count)
 
 
-def blindness(accuracy: float, classes: int) -> str | None:
+def blindness(accuracy: float, classes: int, count: int | None = None) -> str | None:
     """Why the figures of a network that reads real pictures so well are not worth telling; None where they are.
 
     An accuracy says nothing of fewer than two classes: `mistrust` has asked before.
     """
     if classes < 2 or accuracy >= (least := (GOOD + (1 - GOOD) / classes)):
         return None
+    of = "" if count is None else f" ({round(accuracy * count)} of {count})"
     return (
-        f"the network reads only {accuracy:.0%} of real pictures that it has not seen, chance {1 / classes:.0%}, and "
-        f"below {least:.0%} its figures say nothing: train it on more pictures"
+        f"the network reads only {accuracy:.0%} of real pictures that it has not seen{of}, chance {1 / classes:.0%}, "
+        f"and below {least:.0%} its figures say nothing: train it on more pictures"
     )
 
 

@@ -41,11 +41,11 @@ class Judge:
         train, test = self.pictures
         for split, images in zip(self.splits, self.pictures, strict=True):
             check_enough(len(images), f"give --data whose split {split} has more")
-        check_trusted(plan.data, None, len(test.names))
+        check_trusted(plan.data, len(test.names))
         self.classifier, _ = judge_for(test, self.splits[1], lambda: train, folder)
         seen, self.real = judge(self.classifier, everything(test))
         self.accuracy, self.held_back = reading(self.classifier, seen, test)
-        check_trusted(plan.data, self.accuracy, len(test.names))
+        check_trusted(plan.data, len(test.names), self.accuracy, self.held_back)
         self.train, self.test, self.decode = *self.pictures, lambda samples: samples
         if plan.vae:
             self.train, self.test = (latents(plan, size, split, folder) for split in self.splits)
@@ -107,9 +107,9 @@ def check_enough(count: int, advice: str) -> None:
         raise ValueError(f"{reason}; {advice}")
 
 
-def check_trusted(data: str, accuracy: float | None, classes: int) -> None:
-    """Raise ValueError where a classifier that reads so much of real pictures, None for not known yet, is no judge."""
-    if reason := mistrust(accuracy, classes):
+def check_trusted(data: str, classes: int, accuracy: float | None = None, count: int | None = None) -> None:
+    """Raise ValueError where a classifier is no judge that reads such a share of `count` pictures, None: not known."""
+    if reason := mistrust(accuracy, classes, count):
         raise ValueError(f"models of {shown(data)} cannot be judged: {reason}")
 
 

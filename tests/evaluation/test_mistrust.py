@@ -1,9 +1,12 @@
 """A network that does not read real pictures gives no figures, whatever samples are compared with, and says why."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from dit_lab.commands.evaluate import table
 from dit_lab.data import Images
 from dit_lab.evaluation import Judging, features, judging, open_judge
 from dit_lab.evaluation.features import Network, Seen
@@ -65,3 +68,22 @@ def test_a_network_of_one_class_is_certified_no_accuracy(names, tmp_path, monkey
     network, _ = open_judge(Judging(data="digits"), (3, 4, 4), 0, tmp_path, torch.device("cpu"))
     assert network.about.keys() & {"accuracy", "held_back"} == ({"accuracy", "held_back"} if len(names) > 1 else set())
     assert network.about["network"] == "small"
+
+
+def test_how_many_pictures_an_accuracy_rests_on_is_said_with_it():
+    one = Reference(pictures(50), None, None, {})
+    labels = (look(torch.from_numpy(pictures(50))).logits.argmax(1).numpy() + (np.arange(50) >= 20)) % 3
+    for reference, about, told in (
+        (one, dict(accuracy=0.4, held_back=5), "40% of real pictures that it has not seen (2 of 5), chance 33%"),
+        (one, dict(accuracy=5 / 14, held_back=14), "36% of real pictures that it has not seen (5 of 14), chance 33%"),
+        (one, dict(accuracy=0.4), "40% of real pictures that it has not seen, chance 33%"),
+        (one._replace(images=Images(pictures(50), labels, list("abc"))), {}, "not seen (20 of 50), chance 33%"),
+    ):
+        assert all(told in reason for reason in measured(reference, **about).left_out.values())
+
+
+def test_a_certified_accuracy_is_printed_to_four_places_and_other_numbers_as_they_are():
+    groups = dict.fromkeys(("samples", "checkpoint", "reference", "versions"), {})
+    result = measured(STATISTICS, accuracy=5 / 14)._asdict() | groups
+    printed = table(result | {"features": dict(accuracy=5 / 14, held_back=14, scaling_factor=0.182151)}, Path("out"))
+    assert "\nfeatures: accuracy 0.3571, held_back 14, scaling_factor 0.182151\n" in printed

@@ -141,7 +141,7 @@ def train_command(
         own = model_of(out) if again and not model.given else None
         trained = of_theirs(theirs, images) if theirs else model.model(images) if own is None else build(own)
         steps = train(trained.to(device), images, options, out=out, resume=resume, theirs=theirs)
-        stopped = follow(steps, options.steps)
+        stopped = follow(steps, options.steps, options.lr_decay)
     except NonFiniteLoss as error:
         stop(str(error), 1)
     leave_if(stopped, out)

@@ -103,7 +103,7 @@ def train_vae_command(
     try:
         vae = model.model(images).to(device)
         given = dict(out=out, decoder_only=model.decoder_only, resume=resume)
-        stopped = follow(train_vae(vae, images, options, **given), options.steps)
+        stopped = follow(train_vae(vae, images, options, **given), options.steps, options.lr_decay)
     except NonFiniteLoss as error:
         stop(str(error), 1)
     leave_if(stopped, out)

@@ -24,10 +24,11 @@ def asked(words: Iterable[str], kind: type) -> set[str]:
     return {each.name for each in fields(kind) if named & {flag(each.name), flag(f"no_{each.name}")}}
 
 
-def follow(steps, total: int) -> int | None:
+def follow(steps, total: int, lr_decay: str = "constant") -> int | None:
     """Drive a training generator under a bar, on which each step says what it `told`.
 
-    Returns the signal that stopped it, None where it came to its end.
+    Returns the signal that stopped it, None where it came to its end. A learning rate that falls (`lr_decay`) does so
+    over the steps in all, so that a run of those can be given no more.
     """
     # A log file gets a line twice a minute, a terminal twice a second.
     interval, quiet = 0.5 if sys.stderr.isatty() else 30, not processes().is_main_process
@@ -41,7 +42,15 @@ def follow(steps, total: int) -> int | None:
             if anywhere(bool(stopped)) and step.step < total:
                 return stopped[0] if stopped else signal.SIGTERM
         if bar.n == 0 and not quiet:
-            bar.write("this run has all its steps already; ask for more with --steps", file=sys.stderr)
+            bar.write(f"dit_lab: this run has all its steps already{no_more(lr_decay)}", file=sys.stderr)
+
+
+def no_more(lr_decay: str) -> str:
+    """How to train on what is at its end, in words."""
+    if lr_decay == "constant":
+        return "; ask for more with --steps"
+    fell = f"over which its learning rate fell ({lr_decay}), so it takes no more"
+    return f", {fell}; train on from its weights with --init, into another --out"
 
 
 def leave_if(stopped: int | None, out: Path) -> None:

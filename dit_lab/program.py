@@ -23,7 +23,7 @@ LESS = {
     **dict.fromkeys(("dit_lab encode", "dit_lab experiment fewer-steps"), "take a smaller --batch-size"),
     "dit_lab convert": "a checkpoint is converted in memory, whole; take a machine with some three times its size",
     "dit_lab count": "ask for a smaller --input-size",
-    "dit_lab bench": "take a smaller --batch",
+    "dit_lab bench": "take a smaller --batch or model",
     **dict.fromkeys((f"dit_lab experiment {name}" for name in ("four-blocks", "ladder", "scaling")), FEWER),
     **dict.fromkeys(("dit_lab experiment causal", "dit_lab experiment gallery"), "ask for fewer --steps"),
     **dict.fromkeys(("dit_lab experiment spectrum", "dit_lab search-steps"), "ask for fewer --samples"),

@@ -80,7 +80,7 @@ def test_it_prints_and_keeps_a_line_a_way_with_its_error(home, tmp_path, capsys)
     kept = json.loads((tmp_path / "bench-run.json").read_text())
     lines = {line["who"]: line for line in kept["lines"]}
     assert kept["about"]["error"] == "of a sample, against 1,000 steps of DDIM in fp32"
-    assert next(iter(lines)) == "dit_lab, fp32, DDIM 50" and len(lines) == 10
+    assert next(iter(lines)) == "dit_lab, fp32, DDIM 50" and len(lines) == 11
     assert all(0 < line["error"] < 1 and line["median"] > 0 and not line["why"] for line in lines.values())
     assert all(who in capsys.readouterr().out for who in [*lines][:1])
 
@@ -124,4 +124,4 @@ def test_what_was_run_before_one_is_killed_is_kept(home, monkeypatch, tmp_path):
 def test_a_flow_is_run_without_diffusers_whose_pipeline_is_not_for_it(home, tmp_path):
     bench_command("run", models=(str(home / "flow"),), rounds=3, out=tmp_path)
     lines = json.loads((tmp_path / "bench-run.json").read_text())["lines"]
-    assert len(lines) == 4 and all(line["who"].startswith("dit_lab") for line in lines)
+    assert len(lines) == 5 and all(line["who"].startswith("dit_lab") for line in lines)

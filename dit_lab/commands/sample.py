@@ -45,7 +45,8 @@ class Walk:
     from_picture: Path | None = None
     """A picture to begin with, for all labels, instead of noise alone."""
     strength: float | None = None
-    """How much of the way back to noise the picture is taken, 0 to 1 (default: 0.6, with a mask 1)."""
+    """Which share of the steps is walked from the picture, 0 to 1 (default: 0.6, with a mask 1): of even steps so much
+    of the way back to noise, of Karras' or of one's own more or less."""
     mask: Path | None = None
     """A picture as large as that one, white where it is drawn anew and black where it is kept."""
 

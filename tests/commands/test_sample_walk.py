@@ -101,6 +101,20 @@ def test_a_picture_is_begun_with_as_python_begins_with_it(command, files, tmp_pa
     torch.testing.assert_close(run.sample, ours, rtol=1e-4, atol=1e-4)
 
 
+def test_strength_is_a_share_of_the_steps_whichever_they_are_as_the_help_says(command, files, tmp_path):
+    source, model = kept(tmp_path)
+    trace = tmp_path / "run.safetensors"
+    options = ["--from-picture", files[0], "--strength", 0.5, "--trace", trace]
+    for steps, walked in (
+        (["--steps", 10, "--karras"], karras(process_of(model.config), 10)[5:]),
+        (["--steps", 900, 800, 100, 20], [100, 20]),
+    ):
+        drawn(command, source, tmp_path / "a.png", *options, *steps)
+        assert Trajectory.load(trace).t == walked
+    _, printed, _ = command("sample", "--help")
+    assert "Which share of the steps is walked from the picture" in " ".join(printed.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     "options, told",
     [

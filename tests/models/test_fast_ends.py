@@ -103,8 +103,34 @@ def test_code_that_was_tried_and_is_faster_is_what_runs_and_not_compiled_again(p
     monkeypatch.setattr(HERE, "timed", timed)
     monkeypatch.setattr(HERE, "can_compile", lambda device: True)
     quick = fast(random_model(), precision=precision, compile="auto", forwards=10_000)
-    assert quick.speed.compiled and len(asked) == 2
+    assert quick.speed.compiled and len(asked) == 2 and bool(hooks_left(quick)) is (precision == "bf16")
     assert not any(isinstance(module, PackedLinear) for module in quick.modules())
+
+
+@pytest.mark.parametrize("seconds, forwards, pays", [(0.01, 18_000, False), (0.01, 20_000, True), (4.0, 100, True)])
+def test_compiling_is_tried_for_the_time_that_is_left_and_waited_for_before_it_is_clocked(
+    seconds, forwards, pays, asked, monkeypatch
+):
+    """Of three blocks it takes 19 s, and must be a tenth of what is left at most."""
+    clocked = []
+    timed = lambda calls, *_, **__: clocked.append([*calls]) or dict.fromkeys(calls, seconds)
+    monkeypatch.setattr(HERE, "timed", timed)
+    monkeypatch.setattr(HERE, "can_compile", lambda device: True)
+    quick = fast(random_model(), precision="fp32", compile="auto", forwards=forwards)
+    waited = [["fp32 compiled"], ["fp32", "fp32 compiled"]]
+    assert clocked == [["fp32"], *(waited if pays else [])] and bool(asked) is pays and not quick.speed.compiled
+    assert HERE.seconds_to_compile(random_model().to("meta")) == 60  # on any other device than a CPU
+
+
+@BF16
+def test_a_model_without_classes_is_tried_in_every_way_and_nobodys_random_numbers_are_drawn(asked, monkeypatch):
+    monkeypatch.setattr(HERE, "PATIENCE", 0.0)
+    monkeypatch.setattr(HERE, "PAYS", 0)
+    monkeypatch.setattr(HERE, "can_compile", lambda device: True)
+    model, before = random_model(num_classes=0, depth=1), torch.get_rng_state()
+    quick = fast(model, compile="auto", forwards=HERE.FEW)
+    assert set(quick.speed.seconds) in ({"fp32", "bf16", "fp32 compiled"}, {"fp32", "bf16", "bf16 compiled"})
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_without_pytorchs_kernels_for_it_nothing_is_packed(monkeypatch):

@@ -18,6 +18,7 @@ from dit_lab.data.pictures import say
 from dit_lab.diffusion import (
     QUALITIES,
     SAMPLERS,
+    Process,
     Rescaled,
     check_finite,
     chosen,
@@ -27,9 +28,13 @@ from dit_lab.diffusion import (
     process_of,
     shifted,
 )
+from dit_lab.diffusion.solvers import picked
 from dit_lab.files import apart, make_folder, writable
 from dit_lab.inside import Recording
 from dit_lab.models import COMPILE, PRECISION, fast, pick_device
+from dit_lab.program import quoted
+
+SEEN = 0.15  # a picture's factor beside noise, from which on noise alone is no good beginning of a walk
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,13 @@ class Walk:
     mask: Path | None = None
     """A picture as large as that one, white where it is drawn anew and black where it is kept."""
 
-    def check(self, cfg_scale: float) -> None:
-        """Raise ValueError on options that need another, or exclude each other."""
+    def check(self, cfg_scale: float, steps) -> None:
+        """Raise ValueError on options that need another, or exclude each other, and on steps that are no walk."""
+        if isinstance(steps, tuple) and len(steps) == 1 and self.from_picture is None:
+            what = "one timestep, which is no walk but from a picture (--from-picture)"
+            raise ValueError(
+                f"--steps takes a whole number of steps, or several timesteps; {quoted(steps[0])} is {what}"
+            )
         if self.shift is not None and self.karras:
             raise ValueError("steps are shifted or Karras', not both: leave out --shift or --karras")
         if self.guidance_rescale is not None and cfg_scale == 1:
@@ -124,7 +134,7 @@ def sample_command(
         seed: Fixes the noise.
         quality: A sampler and its steps by name, instead of those two: draft, good, or the paper's own. Checkpoints may
             have better ones of their own.
-        steps: Denoising steps (default: 50), or the timesteps themselves, noisiest first.
+        steps: Denoising steps (default: 50), or the timesteps themselves, two or more, noisiest first.
         sampler: How to step (default: ddim).
         eta: DDIM's noise, 0 (none) to 1 (as much as DDPM).
         cfg_scale: Guidance; 1 is none.
@@ -145,7 +155,7 @@ def sample_command(
         raise ValueError(f"out must be the name of a .png file, not {out}")
     written = [path for path in (out, trace) if path is not None]
     writable(*written)
-    walk.check(cfg_scale)
+    walk.check(cfg_scale, steps)
     check_apart(written, source, walk.from_picture, walk.mask)
     guide = walk.guide
     device = pick_device(device)
@@ -168,7 +178,9 @@ def sample_command(
         size=size, forwards=how_many(way["steps"]), tell=say,
     )  # fmt: skip
     recording = recorded_of(model)
-    for sentence in filter(None, (loaded.note, named_classes(loaded.labels), *namesakes(labels, loaded.labels))):
+    called = named_classes(loaded.labels), *namesakes(labels, loaded.labels)
+    begins = late(process, way["steps"]) if walk.from_picture is None else ""
+    for sentence in filter(None, (loaded.note, *called, begins)):
         say(sentence)
     sample = walked(recording, way["steps"], str(model.speed))
     pictures = codec.decode(sample)
@@ -188,6 +200,17 @@ def check_apart(written: list[Path], *read: str | Path | None) -> None:
     for one, other in product(written, filter(None, read)):
         if os.path.isfile(other):  # else it may be a name of the zoo
             apart(one, other)
+
+
+def late(process: Process, steps: int | list[float]) -> str:
+    """What is said of a walk of timesteps that begins with noise alone where a picture should be seen; else nothing."""
+    if isinstance(steps, int) or (there := picked(process, steps).levels(len(steps) - 1)[0]) < SEEN:
+        return ""
+    first, noisiest = (f"t = {t:g}" for t in (steps[0], process.timesteps[-1]))
+    return (
+        f"the walk begins at {first} with noise alone, as is right at {noisiest}; there should be {there:.2f} of a "
+        f"picture in it: begin nearer {noisiest}, or with a picture (--from-picture)"
+    )
 
 
 def walked(recording: Recording, steps: int | list, told: str) -> torch.Tensor:

@@ -227,3 +227,47 @@ def test_a_number_that_is_another_classs_name_is_said_aloud(command, tmp_path):
     options = ["--labels", "1", "--device", "cpu", "--precision", "fp32", "--steps", 1, "--out", tmp_path / "a.png"]
     code, _, said = command("sample", source, *options)
     assert code == 0 and "dit_lab: class 1 is called '0'; the class called '1' is number 0\n" in said
+
+
+@pytest.mark.parametrize("steps", ["2.5", "300.0", "999.5"])
+def test_one_number_that_is_not_whole_is_no_number_of_steps(steps, command, files, tmp_path, monkeypatch):
+    source, _ = kept(tmp_path)
+    options = ["--labels", 3, "--device", "cpu", "--out", tmp_path / "a.png", "--steps", steps]
+    monkeypatch.setattr(sample_file, "load", lambda *_, **__: pytest.fail("a checkpoint was opened"))
+    code, _, told = command("sample", source, *options)
+    assert code == 2 and f"--steps takes a whole number of steps, or several timesteps; {steps} is one timestep" in told
+    assert told.count("\n") == 1 and not (tmp_path / "a.png").exists()
+
+
+def test_one_timestep_is_walked_from_a_picture(command, files, tmp_path):
+    source, _ = kept(tmp_path)
+    trace = tmp_path / "run.safetensors"
+    options = ["--from-picture", files[0], "--strength", 1, "--steps", 2.5, "--trace", trace]
+    drawn(command, source, tmp_path / "a.png", *options)
+    assert Trajectory.load(trace).t == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "told"),
+    [
+        ({}, [300, 200, 100], "the walk begins at t = 300 with noise alone, as is right at t = 999; there should be "
+                              "0.63 of a picture in it: begin nearer t = 999, or with a picture (--from-picture)"),
+        ({}, [900, 400.5, 20], ""),
+        ({}, [700, 20], ""),
+        ({}, [1], ""),
+        (FLOW, [500, 100], "begins at t = 500 with noise alone, as is right at t = 1000; there should be 0.50 of a "),
+        (FLOW, [1000, 100], ""),
+    ],
+)  # fmt: skip
+def test_a_walk_that_begins_with_noise_where_a_picture_should_be_is_said_aloud(changes, steps, told, command, tmp_path):
+    source, _ = kept(tmp_path, **changes)
+    options = ["--labels", 3, "--device", "cpu", "--precision", "fp32", "--out", tmp_path / "a.png"]
+    code, _, said = command("sample", source, *options, "--steps", *steps)
+    assert code == 0 and told in said and ("the walk begins" in said) == bool(told)
+
+
+def test_a_walk_that_begins_with_a_picture_begins_where_it_likes(command, files, tmp_path):
+    source, _ = kept(tmp_path)
+    options = ["--labels", 3, "--device", "cpu", "--precision", "fp32", "--out", tmp_path / "a.png"]
+    code, _, said = command("sample", source, *options, "--from-picture", files[0], "--steps", 300, 200, 100)
+    assert code == 0 and "the walk begins" not in said

@@ -256,11 +256,11 @@ def wrong(event, arguments: list[str]) -> str:
         what = f"it is one of {', '.join(choices)}" if len(choices) <= 8 else f"the nearest are {', '.join(near)}"
         return f"{spelt(argument)} cannot be {quoted(event.value)}: {what}."
     if kind in ("BadValue", "InstantiationFailure") and argument is not None:
-        metavar = argument.lowered.metavar.replace("{None}|", "")
-        got = given(arguments, argument.lowered.name_or_flags)
-        return (
-            f"{spelt(argument)} takes {KINDS.get(metavar, metavar)}, {'not ' + quoted(got) if got else 'and got none'}."
-        )
+        metavar, usual = argument.lowered.metavar, argument.field.default
+        off = " or None" if "{None}|" in metavar and usual is not None else ""
+        kind = metavar.replace("{None}|", "")
+        got = "not " + quoted(words) if (words := given(arguments, argument.lowered.name_or_flags)) else "and got none"
+        return f"{spelt(argument)} takes {KINDS.get(kind, kind)}{off}, {got}."
     return ""
 
 

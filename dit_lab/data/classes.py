@@ -34,6 +34,8 @@ def class_number(name: str, known: dict[str, set[int]], classes: int, asked: str
         numbers = ", ".join(map(str, sorted(found)))
         raise ValueError(f"the classes {numbers} are all called {quoted(asked)}: give one of the numbers")
     near = get_close_matches(name, known, 3, 0.6)
+    if not classes:
+        raise ValueError(f"this model has no classes: give null, not {quoted(asked)}")
     if not known:
         raise ValueError(
             f"this model's classes have no names: give numbers from 0 to {classes - 1}, not {quoted(asked)}"

@@ -71,6 +71,12 @@ def test_what_is_no_class_or_several_is_a_sentence(asked, names, told):
     assert str(error.value) == told
 
 
+def test_a_model_without_classes_has_none_to_count():
+    with pytest.raises(ValueError, match="^this model has no classes: give null, not 'cat'$"):
+        class_numbers(["cat"], [], 0)
+    assert class_numbers(["null"], [], 0) == [0]
+
+
 def test_which_number_is_which_class_is_one_line_and_none_where_it_says_nothing():
     assert named_classes(["circle", "square"]) == "2 classes: 0 circle, 1 square"
     assert named_classes(["cat"]) == "1 class: 0 cat"

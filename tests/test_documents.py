@@ -259,6 +259,13 @@ def whole_runs():
     yield f"TaylorSeer of every fifth step {five['ratio']:.2f}x with an error of {five['error']:.3f}"
     yield f"the first block's change {block['ratio']:.2f}x with {block['error']:.2f}"
     yield f"{few['ratio']:.2f}x with {few['error']:.3f}"
+    good = f"good ({QUALITIES['good']['sampler']} {QUALITIES['good']['steps']})"
+    half, full, draft = (
+        next(line["ratio"] for who, line in lines.items() if who.startswith(f"dit_lab, {name}"))
+        for name in (f"fast, bf16, {good}", f"fp32, {good}", "fast, bf16, draft")
+    )
+    yield f"in bf16 {half:.2f}x, in fp32, with which the app begins, {full:.2f}x; `draft` {draft:.2f}x"
+    yield f"there it is {full:.2f}x where 8x were hoped for with bf16 at hand; with bf16 chosen it is {half:.2f}x"
 
 
 def lines_of(name):
@@ -320,6 +327,15 @@ def fewer_steps():
     yield f"10 steps of UniPC are at {flow('unipc 10'):.1f}, 14 of DPM-Solver++ at {flow('dpmpp 14'):.1f}, and"
     yield f"Euler's at {flow('euler 14'):.1f} with 14 and {flow('euler 50'):.1f} with 50"
     yield f"6 of UniPC, its `draft`, are at {flow('unipc 6'):.1f}"
+    lost = [(each("unipc 6, searched"), each("unipc 6")) for each in (udit, flow)]
+    yield "(6 of UniPC: {:.1f} against {:.1f} of even ones, and {:.1f} against {:.1f})".format(*lost[0], *lost[1])
+    for name in "mnist_udit", "cifar10_pixels":
+        rows = [row for row in result("docs/results/fewer_steps")["searched"] if row["model"] == name]
+        assert all(row["error"] < row["even"] for row in rows if (row["sampler"], row["steps"]) == ("unipc", 6))
+    (row,) = found["cifar10_pixels", "unipc 6, interval"]
+    (plain,) = found["cifar10_pixels", "unipc 6"]
+    shares = f"{100 * row['agreement']:.0f} % for {100 * plain['agreement']:.0f} %"
+    yield f"at {row['frechet']:.1f}, but fewer are seen as asked ({shares})"
     curve = "dpmpp 14, every 5, order 2"
     assert colour(curve) < colour("ddpm 250")
     yield f"it is {colour(curve):.1f} in colour and {digits(curve):.1f} on the digits"
@@ -350,6 +366,11 @@ def missing():
     yield f"own: {over(s, plain, 'fast, bf16, compiled'):.2f}x and {over(b, plain, 'fast, bf16, compiled'):.2f}x where"
     exact = [f"{over(s, plain, how):.2f}x and {over(b, plain, how):.2f}x" for how in ("fp32", "fast, fp32, compiled")]
     yield f"In fp32 {exact[0]}, where 1.1x were hoped for, compiled {exact[1]}"
+    training = [over(f"DiT-{size} training step, {batch}", plain, "fp32") for size, batch in STEPS]
+    yield f"Training in fp32 is {training[0]:.2f}x (S/2) and {training[1]:.2f}x (B/2) the original's"
+    on_gpu = {who: line["median"] for (work, who), line in gpu.items() if work == "DiT-XL/2 training step, 32"}
+    theirs = on_gpu["original, its script"] if "original, its script" in on_gpu else on_gpu[plain]
+    yield f"training step is {theirs / on_gpu['dit_lab, bf16, compiled']:.2f}x the original's on the H100"
     loads = [work for work, who in few if who == "load"]
     fp32, fp16, theirs = (few[work, "load"]["median"] / few[work, "its bytes alone"]["median"] for work in loads)
     yield f"a ready fp32 model: {fp16:.1f} times as long as reading its bytes"

@@ -40,7 +40,8 @@ def search_steps_command(
         cfg_scale: Guidance; 1 is none. What is found with one may do worse with another (docs/results/fewer_steps.md).
         samples: So many are drawn at each try, of the classes in turn.
         keep_as: Write them into the checkpoint's config.json, a folder of our own, as its draft or good quality, which
-            the commands, Python and the app then take.
+            the commands, Python and the app then take. A smaller error is not always nearer to real pictures: judge
+            them first, by `evaluate --steps`.
         weights: Which weights of a training checkpoint that holds both.
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in.

@@ -15,7 +15,7 @@ from torch import nn
 from dit_lab.models.ahead import Ahead, twin
 from dit_lab.models.compiling import can_compile, check_compiler
 from dit_lab.models.devices import clocked, fastest, in_turns, uses_bf16
-from dit_lab.models.packed import halve, others_hooks, packs
+from dit_lab.models.packed import halve, packs, unhook
 from dit_lab.models.udit import fold
 from dit_lab.program import quoted
 
@@ -60,16 +60,15 @@ def fast(
     compiled, so that it can be watched, edited and replayed. `compile` auto tries it where the `forwards` to come take
     `PAYS` times as long as compiling, which it tells by `tell` before, and stays with what is faster.
 
+    Hooks that hang in `model` do not come along: made while it is edited or watched, the fast one is neither.
     The model returned has `speed`, which says what runs, and `ahead`, by which `sample` tells it of a run's timesteps
-    and labels. Raises ValueError on a precision that is not there, or that this device does not compute in, on
-    another `compile`, and while the model is edited or watched.
+    and labels. Raises ValueError on a precision that is not there, or that this device does not compute in, and on
+    another `compile`.
     """
     if precision not in (*DTYPES, "auto"):
         raise ValueError(f"precision must be auto, {', '.join(DTYPES)}, not {quoted(precision)}")
     if not isinstance(compile, bool) and compile != "auto":
         raise ValueError(f"compile must be True, False or auto, not {quoted(compile)}")
-    if others_hooks(model):  # which its twin would have for good
-        raise ValueError("hooks hang in this model: make it fast before it is edited or watched, and edit the fast one")
     device = device_of(model)
     if device.type == "cpu" and precision == "fp16" and not packs(torch.float16):
         raise ValueError("this CPU does not compute in fp16: take bf16, fp32 or auto")
@@ -77,6 +76,7 @@ def fast(
         check_compiler(device)
     folds = getattr(model.config, "mlp", None) == "reparameterised"
     plain = twin(fold(model) if folds else model).eval()
+    unhook(plain)
     made = {"fp32": plain} if precision in ("auto", "fp32") else {}
     for name in halves(device) if precision == "auto" else [precision] if precision != "fp32" else []:
         made[name] = half(plain, DTYPES[name], packed=True)

@@ -116,12 +116,12 @@ def halve(model: nn.Module, dtype: torch.dtype, packed: bool) -> None:
             conv.register_forward_hook(partial(back, dtype=stream))
 
 
-def others_hooks(model: nn.Module) -> bool:
-    """Whether hooks hang in a model that `halve` did not hang: those of somebody who edits it, or looks in."""
-    hooks = []
+def unhook(model: nn.Module) -> None:
+    """Take the hooks out of a model that `halve` did not hang: those of somebody who edits it, or looks in."""
     for module in model.modules():
-        hooks += [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return any(getattr(hook, "func", None) not in (cast, back) for hook in hooks)
+        for hooks in module._forward_hooks, module._forward_pre_hooks:
+            for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) not in (cast, back)]:
+                del hooks[key]
 
 
 def convert(module: nn.Module, dtype: torch.dtype) -> None:

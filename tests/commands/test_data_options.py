@@ -1,6 +1,7 @@
 """--crop and the splits `rest` and `tenth` from the command line: what they do, and what keeps them."""
 
 import json
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -12,6 +13,8 @@ from dit_lab.data.latents import open_latents
 from dit_lab.evaluation import Judging, judging
 
 TRAINING = ["--preset", "DiT-nano/4", "--size", "8", "--device", "cpu", "--batch-size", "4", "--steps", "1"]
+
+JUDGE = SimpleNamespace(classes=["disc", "ring"])  # in the place of one that would be trained
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def test_latents_keep_the_crop_of_their_pictures_and_are_not_mixed_with_others(s
 
 def test_samples_are_judged_by_the_tenth_that_nobody_learnt_from_and_it_is_said(shapes, tmp_path, capsys, monkeypatch):
     learnt = {}
-    small = lambda images, split, open_train, *_: learnt.update(split=split, train=open_train())
+    small = lambda images, split, open_train, *_: learnt.update(split=split, train=open_train()) or JUDGE
     monkeypatch.setattr(judging, "small_network", small)
     asked = Judging(data=str(shapes), size=8, crop="adm")
     _, reference = judging.open_judge(asked, (1, 8, 8), 2, tmp_path, "cpu")
@@ -64,6 +67,6 @@ def test_samples_are_judged_by_the_tenth_that_nobody_learnt_from_and_it_is_said(
 
 
 def test_the_usual_crop_stands_nowhere_in_the_results(shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "small_network", lambda *_: None)
+    monkeypatch.setattr(judging, "small_network", lambda *_: JUDGE)
     asked = Judging(data=str(shapes), size=8, split="train")
     assert "crop" not in judging.open_judge(asked, (1, 8, 8), 2, tmp_path, "cpu")[1].about

@@ -71,10 +71,15 @@ def part(splits: dict, split: str, source: str):
     return datasets.concatenate_datasets([there[cut.splitname].select(range(cut.from_, cut.to)) for cut in wanted])
 
 
+def whole(splits: dict) -> bool:
+    """Whether a set has a single split, and that is none of the halves of one."""
+    return len(splits) == 1 and not set(splits) & set(HALVES)
+
+
 def told(splits: dict) -> str:
     """The names of the splits in a sentence, and, of a single one, how it is halved."""
     names = ", ".join(map(shown, list(splits)[:NAMED]))
-    if len(splits) > 1 or set(splits) & set(HALVES):
+    if not whole(splits):
         return names
     return f"{names}; --split {TENTH} is a tenth of it, at random but always the same one, and --split {REST} the rest"
 
@@ -85,7 +90,7 @@ def halves(splits: dict) -> dict:
     The tenth has as near as can be its share of each class, and depends on nothing but the order of the pictures'
     labels: which seed and which machine make no difference, nor whether labels are asked for.
     """
-    if len(splits) > 1 or set(splits) & set(HALVES):
+    if not whole(splits):
         return {}
     [only] = splits.values()
     tenth = tenth_of(values_of(only, name) if (name := label_column(only)) else [None] * len(only))
@@ -112,6 +117,13 @@ def values_of(dataset, name: str) -> list:
     return dataset.select_columns([name]).with_format("arrow")[:][name].to_pylist()
 
 
+def named_splits(source: str | Path) -> dict | None:
+    """The data sets of a folder or hub id by split; None of what is known to have train and test. Raises DataError."""
+    if str(source) == "digits" or str(source) in SETS or is_cache(Path(os.path.expanduser(source))):
+        return None
+    return opened_splits(str(source))[0]
+
+
 def judged_splits(source: str | Path, asked: str | None = None) -> tuple[str, str]:
     """(what a judge learns from, what samples are compared with) of a data set: `train` and what is `asked` for.
 
@@ -119,10 +131,8 @@ def judged_splits(source: str | Path, asked: str | None = None) -> tuple[str, st
     """
     if asked is not None:
         return REST if TENTH in asked else "train", asked
-    if str(source) == "digits" or str(source) in SETS or is_cache(Path(os.path.expanduser(source))):
-        return "train", "test"
-    splits, _ = opened_splits(str(source))
-    if len(splits) > 1 or "test" in splits:
+    splits = named_splits(source)
+    if splits is None or len(splits) > 1 or "test" in splits:
         return "train", "test"
     say(
         f"{shown(source)} has no split test: samples are compared with a tenth of its pictures, at random but "

@@ -8,11 +8,9 @@ from einops import reduce
 
 from dit_lab.commands.encode import encode_command
 from dit_lab.data import Latents, open_codec, open_data
-from dit_lab.data.latents import is_cache
 from dit_lab.data.pictures import say
 from dit_lab.data.pixels import shown
-from dit_lab.data.shipped import SETS
-from dit_lab.data.splits import HALVES, halves, opened_splits
+from dit_lab.data.splits import HALVES, named_splits, whole
 from dit_lab.diffusion import process_of
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.evaluation.measuring import mistrust, singular
@@ -92,7 +90,8 @@ def splits_of(data: str) -> tuple[str, str]:
 
     The halves are those that `evaluate` takes. Raises DataError.
     """
-    if data == "digits" or data in SETS or is_cache(Path(data).expanduser()) or not halves(opened_splits(data)[0]):
+    splits = named_splits(data)
+    if splits is None or not whole(splits):
         return "train", "test"
     say(
         f"{shown(data)} has a single split: a tenth of its pictures, at random but always the same ones, is held back "

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from dit_lab.checkpoints import CheckpointError, MetaRun, load
 from dit_lab.checkpoints.places import STATE
 from dit_lab.diffusion.process import whole
-from dit_lab.models import Config
+from dit_lab.models import Config, config_of
 from dit_lab.training.options import TrainOptions
 from dit_lab.training.state import MOMENTS, TrainState, described
 
@@ -93,8 +93,7 @@ def as_started(folder: Path, options: TrainOptions, given: Collection[str]) -> T
     As they are, where that is none of ours: what is wrong with it, whoever continues the run will say.
     """
     try:
-        with safe_open(folder / STATE, framework="pt") as file:
-            said = described(file)["run"].get("option", {})
+        said = said_of(folder).get("option", {})
         own = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
         decay, over, steps = str(own.get("lr_decay", "")).partition("-over-")
         if over:
@@ -107,9 +106,18 @@ def as_started(folder: Path, options: TrainOptions, given: Collection[str]) -> T
 def model_of(folder: Path) -> Config | None:
     """The config of the model of our run in a folder, as its state has it, None where that is none of ours."""
     try:
-        return load(folder / STATE, weights="model").config
-    except CheckpointError:
+        return config_of(said_of(folder)["model"])
+    except (SafetensorError, OSError, ValueError, KeyError):
         return None
+
+
+def said_of(folder: Path) -> dict:
+    """What the state in a run's folder says that makes it this one: its model, option and data, by name.
+
+    Raises SafetensorError, OSError or ValueError where it is none of ours.
+    """
+    with safe_open(folder / STATE, framework="pt") as file:
+        return described(file)["run"]
 
 
 def changes(options: TrainOptions, since: TrainOptions) -> str:

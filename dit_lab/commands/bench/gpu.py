@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from dit_lab.commands.bench.loading import bench_load
-from dit_lab.commands.bench.report import FAILURES, LATE, Line, late
+from dit_lab.commands.bench.report import FAILURES, LATE, Line, late, reason
 from dit_lab.commands.bench.sampling import Field, bench_step, bench_udit
 from dit_lab.commands.bench.training import bench_training
 
@@ -46,7 +46,7 @@ def finished(work: str, bench: Callable[[], list[Line]]) -> list[Line]:
     try:
         return bench()
     except (*FAILURES, OSError, subprocess.SubprocessError) as error:
-        return [without(work, " ".join(f"failed: {type(error).__name__}: {error}".split())[:160])]
+        return [without(work, f"failed: {reason(error)}")]
 
 
 def without(work: str, why: str) -> Line:

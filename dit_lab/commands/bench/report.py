@@ -80,6 +80,11 @@ def failing(error: Exception) -> None:
     raise error
 
 
+def reason(error: Exception) -> str:
+    """Why something failed, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+
+
 def left_out(work: str, who: str, error: Exception) -> Line:
     """The line, printed, of a whole code base that cannot take part."""
     line = Line(work, who, why=f"left out: {' '.join(str(error).split())}")
@@ -106,7 +111,7 @@ def compete(
             call()
             able[who] = call
         except FAILURES as error:
-            failed[who] = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            failed[who] = reason(error)
     times = race(able, rounds, device)
     first = times.get(next(iter(calls), None))
     lines = []

@@ -18,7 +18,7 @@ from dit_lab.commands.bench.contestants import (
     original_step,
     ours,
 )  # fmt: skip
-from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, late, left_out, note
+from dit_lab.commands.bench.report import FAILURES, Line, checked, compete, late, left_out, note, reason
 from dit_lab.commands.bench.timing import peak
 from dit_lab.diffusion import generate, sample
 from dit_lab.models import DiTConfig, count, fast, preset
@@ -200,7 +200,7 @@ def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
     try:
         error = f"{relative_error(drawn(fast(model, precision='bf16')), drawn(model)):.1e}"
     except FAILURES as failed:  # the lines are there, and stay
-        error = " ".join(f"none, {type(failed).__name__}: {failed}".split())[:160]
+        error = f"none, {reason(failed)}"
     note(
         field.about, f"error of a sample of {CHECKED} guided steps, bf16 against fp32", f"{error} ({name}, {pictures})"
     )

@@ -9,6 +9,7 @@ from dit_lab.experiments.ways import Way
 from dit_lab.models import fast
 
 SCALES = 1.0, 2.0, 4.0
+MANY = 10  # steps, from which on none are searched for a quality
 PLAIN = Way("unipc", 6), Way("unipc", 10), Way("dpmpp", 14), Way("ddim", 50)
 
 
@@ -17,16 +18,14 @@ def errors(name: str, table: dict, device) -> list[dict]:
 
     The noises are others than the search's.
     """
-    searched = [row for row in table["searched"] if row["model"] == name and row["sampler"] == "unipc"]
-    steps = {str(Way("unipc", row["steps"], searched=True)): row["timesteps"] for row in searched if row["steps"] < 10}
-    ways = {name: ("unipc", walk) for name, walk in steps.items()} | {
-        str(way): (way.sampler, way.steps) for way in PLAIN
-    }
+    found = [row for row in table["searched"] if row["model"] == name and row["sampler"] == "unipc"]
+    ways = {Way("unipc", row["steps"], searched=True): row["timesteps"] for row in found if row["steps"] < MANY}
+    ways |= {way: way.steps for way in PLAIN}
     there = {(row["way"], row["cfg_scale"]) for row in table.get("errors", []) if row["model"] == name}
-    missing = [(scale, way) for scale, way in product(SCALES, ways) if (way, scale) not in there]
+    missing = [(scale, way) for scale, way in product(SCALES, ways) if (str(way), scale) not in there]
     if not missing:
         return []
-    model, found, goals = fast(load(name, device=device).model, precision=table["settings"]["precision"]), [], {}
+    model, taken, goals = fast(load(name, device=device).model, precision=table["settings"]["precision"]), [], {}
     labels = [number % model.config.num_classes for number in range(NOISES)]
     for scale, way in missing:
         draw = lambda sampler, walk, scale=scale: generate(
@@ -34,9 +33,9 @@ def errors(name: str, table: dict, device) -> list[dict]:
         )
         if scale not in goals:
             goals[scale] = draw("unipc", REFERENCE)
-        error = rms(draw(*ways[way]) - goals[scale]) / rms(goals[scale])
-        found.append(dict(model=name, way=way, cfg_scale=scale, error=error))
-    return found
+        error = rms(draw(way.sampler, ways[way]) - goals[scale]) / rms(goals[scale])
+        taken.append(dict(model=name, way=str(way), cfg_scale=scale, error=error))
+    return taken
 
 
 def rows(name: str, table: dict) -> list[str]:

@@ -16,6 +16,7 @@ from dit_lab.diffusion import Flow, process_of, searched
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
 from dit_lab.experiments.elsewhere import errors
 from dit_lab.experiments.fewer_steps_page import tell, timed
+from dit_lab.experiments.judge import check_enough
 from dit_lab.experiments.kept import NAME, NUMBER, STEP, check_settings, is_object, is_objects
 from dit_lab.experiments.reuse import Reusing
 from dit_lab.experiments.ways import BUDGETS, HELD_OUT, Way, options_of, ways
@@ -40,7 +41,7 @@ def fewer_steps_command(
         models: Of the zoo.
         data: Folder with the data sets, mnist and cifar10, whose test pictures samples are compared with.
         seeds: Of the noise; each draws all pictures anew.
-        samples: Pictures of each way and seed.
+        samples: Pictures of each way and seed; a distance takes 129.
         batch_size: Pictures at a time.
         cfg_scale: Guidance.
         budgets: Forwards of a picture's conditional half.
@@ -56,6 +57,7 @@ def fewer_steps_command(
     for option, number, least in ("samples", samples, 1), ("batch-size", batch_size, 1), ("turns", turns, 0):
         if number < least:
             raise ValueError(f"--{option} must be at least {least}, not {number}")
+    check_enough(samples, "ask for more --samples")
     writable(results, results.with_suffix(".md"), results.with_suffix(".png"))
     settings = dict(samples=samples, batch_size=batch_size, cfg_scale=cfg_scale, precision=precision)
     table, where = opened(results, settings), pick_device(device)

@@ -9,6 +9,7 @@ from shared import random_model
 
 from dit_lab.data import Images
 from dit_lab.diffusion import generate, objective, process_of, samplers_for
+from dit_lab.evaluation import Classifier
 from dit_lab.experiments import fewer_steps, fewer_steps_page
 from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real, ways_of
 from dit_lab.experiments.reuse import Reusing, computed, forecast
@@ -70,6 +71,7 @@ def few(monkeypatch, tmp_path, **options):
     images = Images(pixels, np.arange(300) % 10, [str(number) for number in range(10)])
     monkeypatch.setattr(fewer_steps, "real", lambda *_: images)
     monkeypatch.setattr(fewer_steps, "judge_for", lambda *_: (classifier(), ""))
+    monkeypatch.setattr(Classifier, "WIDTH", 8)  # of which 20 samples have a covariance
     about = dict(models=("mnist",), seeds=(1,), samples=20, batch_size=10, turns=1, device="cpu")
     fewer_steps_command(**about | options, out=tmp_path / "runs", results=tmp_path / "fewer.json")
     return json.loads((tmp_path / "fewer.json").read_text())
@@ -77,8 +79,6 @@ def few(monkeypatch, tmp_path, **options):
 
 def classifier():
     """A judge of no training."""
-    from dit_lab.evaluation import Classifier
-
     torch.manual_seed(0)
     return Classifier(1, (28, 28), 10).eval()
 
@@ -112,6 +112,8 @@ def test_results_that_are_none_and_unknown_models_are_refused(tmp_path):
     [
         (["--samples", 0], "--samples must be at least 1, not 0"),
         (["--samples", -4], "--samples must be at least 1, not -4"),
+        (["--samples", 1], "1 pictures are too few, it takes 129: below that the covariance of 128 features is"),
+        (["--samples", 128], "128 pictures are too few, it takes 129"),
         (["--batch-size", 0], "--batch-size must be at least 1, not 0"),
         (["--turns", -1], "--turns must be at least 0, not -1"),
     ],

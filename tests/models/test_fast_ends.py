@@ -16,11 +16,11 @@ from dit_lab.models import fast
 from dit_lab.models.ahead import Ahead, Looked, looking_up
 from dit_lab.models.compiling import Graphed, can_compile, check_compiler, compiled
 from dit_lab.models.conv_mlp import LinearPair
+from dit_lab.models.layers import Modulation
 from dit_lab.models.packed import PackedLinear, packs
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 HERE = sys.modules["dit_lab.models.fast"]  # the function has the module's name
-BF16 = pytest.mark.skipif(not packs(torch.bfloat16), reason="this machine does not compute in bf16")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,6 @@ def test_on_a_gpu_each_block_is_compiled_but_for_what_is_its_own_and_all_are_one
     assert asked == [*parts, *((block, dict(dynamic=False)) for block in view.blocks)] and len(parts) == 4
 
 
-@BF16
 def test_what_nobody_asked_to_have_compiled_is_left_as_it_is(asked):
     for precision in ("fp32", "bf16"):
         quick = fast(random_model(), precision=precision)
@@ -96,7 +95,6 @@ def test_compiled_code_answers_in_the_place_of_the_model_which_is_left(reads_any
         assert ran.pop() is view and not ran
 
 
-@BF16
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_code_that_was_tried_and_is_faster_is_what_runs_and_not_compiled_again(precision, asked, monkeypatch):
     timed = lambda calls, *_, **__: {name: 0.5 if "compiled" in name else 1.0 for name in calls}
@@ -122,10 +120,41 @@ def test_compiling_is_tried_for_the_time_that_is_left_and_waited_for_before_it_i
     assert HERE.seconds_to_compile(random_model().to("meta")) == 60  # on any other device than a CPU
 
 
-@BF16
+@torch.no_grad()
+def test_in_half_precision_both_are_clocked_as_a_run_asks_them_with_what_is_made_ahead(asked, monkeypatch):
+    made, forward = [], Modulation.forward
+    monkeypatch.setattr(Modulation, "forward", lambda self, cond: made.append(self) or forward(self, cond))
+    model = random_model()
+    x, t, y = torch.zeros(2, 3, *model.config.size), torch.tensor([500, 500]), torch.tensor([0, 0])
+
+    def timed(calls, *_, **__):
+        if len(calls) == 2:
+            for call in calls.values():
+                made.clear()
+                assert call(x, t, y).isfinite().all() and not made
+        return dict.fromkeys(calls, 1.0)
+
+    monkeypatch.setattr(HERE, "timed", timed)
+    monkeypatch.setattr(HERE, "can_compile", lambda device: True)
+    quick = fast(model, precision="bf16", compile="auto", forwards=10_000)
+    assert {*quick.speed.seconds} == {"bf16", "bf16 compiled"}
+    assert quick(x, t, y).isfinite().all() and made  # as it would have been without
+
+
+@torch.no_grad()
+def test_on_a_cpu_without_kernels_for_a_half_precision_it_is_computed_in_all_the_same(monkeypatch):
+    monkeypatch.setattr(HERE, "packs", lambda dtype: False)
+    model = random_model()
+    quick = fast(model, precision="bf16")
+    x, t, y = torch.ones(2, 3, *model.config.size), torch.tensor([500, 20]), torch.tensor([0, 1])
+    assert not any(isinstance(module, PackedLinear) for module in quick.modules())
+    assert 0 < (quick(x, t, y) - model(x, t, y)).norm() / model(x, t, y).norm() < 0.01
+
+
 def test_a_model_without_classes_is_tried_in_every_way_and_nobodys_random_numbers_are_drawn(asked, monkeypatch):
     monkeypatch.setattr(HERE, "PATIENCE", 0.0)
     monkeypatch.setattr(HERE, "PAYS", 0)
+    monkeypatch.setattr(HERE, "halves", lambda device: ["bf16"])
     monkeypatch.setattr(HERE, "can_compile", lambda device: True)
     model, before = random_model(num_classes=0, depth=1), torch.get_rng_state()
     quick = fast(model, compile="auto", forwards=HERE.FEW)
@@ -138,7 +167,6 @@ def test_without_pytorchs_kernels_for_it_nothing_is_packed(monkeypatch):
     assert not any(packs(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16))
 
 
-@BF16
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_it_computes_with_are_parameters_that_ask_for_no_gradient(precision):
     quick = fast(random_model(), precision=precision)

@@ -3,12 +3,14 @@
 Files stay as they are. The tests of the files' wings are collected once, and run once to note which lines each runs.
 Then every fault is put into the running code of a forked process, where it meets the tests that run its line, the
 quickest first, until one fails. What is made on import (defaults, tables, classes) cannot be exchanged so, and is left
-out. Survivors are printed; a log keeps all, so that a stopped run goes on. `mutants.md` has what no test can tell.
+out. Survivors are printed, and faults whose tests took too long to tell. A log keeps all, so that a stopped run goes
+on. `mutants.md` has what no test can tell.
 """
 
 import ast
 import contextlib
 import copy
+import importlib
 import json
 import os
 import pickle
@@ -24,6 +26,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LOG = Path(tempfile.gettempdir()) / "dit_lab-mutants.jsonl"
+SECONDS = 120  # for the tests of a fault beyond twice what they took at first
 PAIRS = "Add Sub, Mult Div, Pow Mult, FloorDiv Mult, And Or, Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, BitAnd BitOr"
 OTHER = {one: other for pair in PAIRS.split(", ") for one, other in (pair.split(), pair.split()[::-1])}
 WORDS = dict(min="max", max="min", cos="sin", sin="cos", any="all", all="any", mean="sum", sum="mean")
@@ -113,8 +116,11 @@ def words(text: str):
         yield from [text[:a] + text[c:d] + text[b:c] + text[a:b] + text[d:]] if "->" not in text[b:c] else []
 
 
-def forked(function, *arguments, seconds: int = 120):
-    """What a function gives in a forked process with a folder of its own, None where it dies or takes too long."""
+def forked(function, *arguments, seconds: int):
+    """What a function gives in a forked process with a folder of its own, None where it dies.
+
+    Raises TimeoutError where it takes more than these seconds.
+    """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         told = Path(folder) / "told"
         if (child := os.fork()) == 0:
@@ -125,7 +131,9 @@ def forked(function, *arguments, seconds: int = 120):
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
                 told.write_bytes(pickle.dumps(function(*arguments)))
             os._exit(0)
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+            raise TimeoutError(f"it took more than {seconds} s")
         return pickle.loads(told.read_bytes()) if told.exists() else None
 
 
@@ -137,6 +145,19 @@ def run(items):
         yield item, item.session.testsfailed > failed
 
 
+def forget(paths: list[str]):
+    """Have files' functions forget what they keep of calls (`functools.cache`): a kept answer runs no line."""
+    for path in paths:
+        for kept in vars(sys.modules[module_of(path)]).values():
+            if hasattr(kept, "cache_clear"):
+                kept.cache_clear()
+
+
+def module_of(path: str) -> str:
+    """A file's name as it is imported."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
 def traced(items, paths: list[str]) -> dict:
     """Of every test that passes, the seconds it takes and the lines it runs in each file."""
     known, seen, ran, begun = {str(ROOT / path): path for path in paths}, {}, {}, time.perf_counter()
@@ -146,27 +167,35 @@ def traced(items, paths: list[str]) -> dict:
             ran.setdefault(path, set()).add(frame.f_lineno)
         return trace if path else None
 
+    forget(paths)
     sys.settrace(trace)
     for item, failed in run(items):
         if not failed:
             seen[item.nodeid] = time.perf_counter() - begun, {path: {*lines} for path, lines in ran.items()}
         ran.clear()
+        forget(paths)
         begun = time.perf_counter()
     return seen
 
 
-def met(path: str, unit: tuple[str, ...], tree, items) -> str:
-    """What becomes of the tests where a function has the code that it has in a tree."""
-    code, live = compile(tree, str(ROOT / path), "exec"), sys.modules[path.removesuffix(".py").replace("/", ".")]
+def exchange(path: str, unit: tuple[str, ...], tree):
+    """Give a function the code that it has in a tree; what wraps it (a cache, a property) stays."""
+    code, live = compile(tree, str(ROOT / path), "exec"), sys.modules[module_of(path)]
     for name in unit:
         code = next(each for each in code.co_consts if isinstance(each, CodeType) and each.co_name == name)
         live = vars(live)[name]
     while not hasattr(live, "__code__") or hasattr(live, "__wrapped__"):
         live = next(getattr(live, name) for name in ("__wrapped__", "fget", "func") if hasattr(live, name))
+    live.__code__ = code
+
+
+def met(path: str, unit: tuple[str, ...], tree, items) -> str:
+    """Whether a test fails where a function has the code that it has in a tree."""
     try:
-        live.__code__ = code
-    except ValueError:  # it closes over other names than before, such as that of super()
-        return "left out"
+        exchange(path, unit, tree)
+    except (KeyError, StopIteration, ValueError):  # no such function is to be found, or it closes over other names
+        return "left out"  # than before, such as that of super()
+    forget([path])
     return "noticed" if any(failed for _, failed in run(items)) else "survived"
 
 
@@ -174,16 +203,23 @@ def trial(session):
     """In the place of pytest's loop over its tests."""
     found = dict(map(json.loads, LOG.read_text().splitlines())) if LOG.exists() else {}
     tests, paths = {item.nodeid: item for item in session.items}, sys.argv[1:]
+    for path in paths:
+        importlib.import_module(module_of(path))
     seen = forked(traced, session.items, paths, seconds=3600)
     for path in paths:
         for name, lines, unit, tree in faults(path):
             if name not in found:
                 meet = sorted((took, test) for test, (took, ran) in seen.items() if lines & ran.get(path, set()))
-                found[name] = forked(met, path, unit, tree, [tests[test] for _, test in meet]) or "noticed"  # it died
+                limit = SECONDS + 2 * int(sum(took for took, _ in meet))
+                try:
+                    outcome = forked(met, path, unit, tree, [tests[test] for _, test in meet], seconds=limit)
+                except TimeoutError:
+                    outcome = "too long"
+                found[name] = outcome or "noticed"  # it died
                 with LOG.open("a") as file:
                     print(json.dumps([name, found[name]]), file=file)
-            if found[name] == "survived":
-                print(name, flush=True)
+            if found[name] in ("survived", "too long"):
+                print(f"{found[name]}: {name}", flush=True)
     print({outcome: [*found.values()].count(outcome) for outcome in sorted({*found.values()})})
     return True
 

@@ -22,6 +22,7 @@ from dit_lab.experiments.reuse import Reusing
 from dit_lab.experiments.ways import BUDGETS, HELD_OUT, Way, options_of, ways
 from dit_lab.files import atomic, check_fields, make_folder, read_json, writable, write_json
 from dit_lab.models import PRECISION, fast, pick_device
+from dit_lab.program import quoted
 
 MODELS = {
     "mnist": ("mnist", None), "cifar10": ("cifar10", None), "mnist_udit": ("mnist", 16),
@@ -32,7 +33,8 @@ MODELS = {
 def fewer_steps_command(
     *, models: tuple[str, ...] = tuple(MODELS), data: Path = Path("data"), seeds: tuple[int, ...] = (1, 2, 3),
     samples: int = 2_000, batch_size: int = 500, cfg_scale: float = 2.0, budgets: tuple[int, ...] = BUDGETS,
-    forecasts: bool = True, turns: int = 5, device: str = "auto", precision: PRECISION = "fp32",
+    forecasts: bool = True, only: tuple[str, ...] = (), turns: int = 5,
+    device: str = "auto", precision: PRECISION = "fp32",
     out: Path = Path("runs/fewer_steps"), results: Path = Path("docs/results/fewer_steps.json"),
 ) -> None:  # fmt: skip
     """Quality and time of every way to sample, as JSON, a page and a figure; kept as it goes.
@@ -46,6 +48,8 @@ def fewer_steps_command(
         cfg_scale: Guidance.
         budgets: Forwards of a picture's conditional half.
         forecasts: Whether steps that are not computed but forecast are among the ways.
+        only: Names of ways as the page has them, such as "dpmpp 20" or "ddim 20, every 3, order 1, branches": no others
+            are compared.
         turns: Turns of the timing, on one core (0: leave it to another run).
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in.
@@ -59,20 +63,33 @@ def fewer_steps_command(
             raise ValueError(f"--{option} must be at least {least}, not {number}")
     check_enough(samples, "ask for more --samples")
     writable(results, results.with_suffix(".md"), results.with_suffix(".png"))
+    asked = {name: ways_of(name, budgets, forecasts) for name in models}
+    if only:
+        asked = {name: [way for way in there if str(way) in only] for name, there in asked.items()}
+        check_only(only, asked, budgets)
     settings = dict(samples=samples, batch_size=batch_size, cfg_scale=cfg_scale, precision=precision)
     table, where = opened(results, settings), pick_device(device)
     make_folder(results.parent)
     for name in models:
-        asked = ways_of(name, budgets, forecasts)
-        measured(name, table, results, real(name, data, out), asked, seeds, where)
+        measured(name, table, results, real(name, data, out), asked[name], seeds, where)
         if load(name).qualities:  # timesteps of its own, which were searched with one guidance
             table["errors"] = [*table.get("errors", []), *errors(name, table, where)]
             write_json(results, table)
     for name in models if turns else ():
-        timed(name, table, ways_of(name, budgets, forecasts), turns)
+        timed(name, table, asked[name], turns)
         write_json(results, table)
     tell(table, results)
     print(f"{results.with_suffix('.md')}: what came out")
+
+
+def check_only(only: tuple[str, ...], asked: dict[str, list[Way]], budgets: tuple[int, ...]) -> None:
+    """Raise ValueError on the name of a way that no model is asked for, and on a model that is asked for none."""
+    known = {str(way) for ways in asked.values() for way in ways}
+    if unknown := [way for way in only if way not in known]:
+        places = f"{', '.join(asked)} with --budgets {' '.join(map(str, budgets))}"
+        raise ValueError(f"--only: {quoted(unknown[0])} is none of the ways of {places}; a way is named as in the page")
+    if idle := [name for name, ways in asked.items() if not ways]:
+        raise ValueError(f"--only names no way of {idle[0]}: leave it out of --models")
 
 
 def opened(results: Path, settings: dict) -> dict:
@@ -165,7 +182,10 @@ def timesteps(name: str, model, way: Way, table: dict) -> int | list[int]:
 
 def pictures(model, way: Way, steps, settings: dict, seed: int, decode) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Samples of a way, `n c h w` in [-1, 1], their labels, `n`, and how often a picture went through the network."""
-    counting, options = Reusing(model, way.every, way.order), options_of(way, steps, settings["cfg_scale"])
+    counting, options = (
+        Reusing(model, way.every, way.order, way.branches),
+        options_of(way, steps, settings["cfg_scale"]),
+    )
     plain = lambda final: decode(final).float().cpu()
     about = dict(batch_size=settings["batch_size"], seed=1000 * seed)
     drawn, labels = draw(counting, settings["samples"], decode=plain, **about, **options)

@@ -42,7 +42,7 @@ def timed(name: str, table: dict, asked: list[Way], turns: int) -> None:
         model = fast(load(name).model, precision=table["settings"]["precision"])
         labels = [number % model.config.num_classes for number in range(PICTURES)]
         call = lambda way: partial(
-            generate, Reusing(model, way.every, way.order), labels,
+            generate, Reusing(model, way.every, way.order, way.branches), labels,
             **options_of(way, way.steps, table["settings"]["cfg_scale"]),
         )  # fmt: skip
         seconds = race({key: call(way) for key, way in missing.items()}, turns + 2, torch.device("cpu"))
@@ -105,6 +105,11 @@ def by_way(name: str, table: dict) -> dict[str, list[dict]]:
     return {way: [row for row in mine if row["way"] == way] for way in dict.fromkeys(row["way"] for row in mine)}
 
 
+def kind(way: str) -> str:
+    """By which word of its name a way is marked: the last, as a searched one's or one's whose branches are forecast."""
+    return next((word for word in ("branches", "searched", "every", "interval") if word in way), "")
+
+
 def figure(table: dict):
     """Distance against time, a panel a model: a line a solver, marks for what spares or reuses steps.
 
@@ -124,8 +129,8 @@ def figure(table: dict):
             line = lambda points: zip(*points, strict=True) if points else ([], [])
             plain = sorted(point(runs) for way, runs in mine.items() if "," not in way)
             axis.plot(*line(plain), "o-", color=colour, label=title, linewidth=1, markersize=3)
-            for marker, word in {"x": "interval", "+": "every", "*": "searched"}.items():
-                others = [point(runs) for way, runs in mine.items() if word in way]
+            for marker, word in {"x": "interval", "+": "every", "*": "searched", "d": "branches"}.items():
+                others = [point(runs) for way, runs in mine.items() if word == kind(way)]
                 axis.plot(*line(others), marker, color=colour, markersize=5)
         best = min(point(runs)[1] for runs in grouped.values())
         axis.set(title=f"{name} (real pictures: {table['floors'][name]:.1f})", xscale="log", yscale="log")
@@ -137,5 +142,6 @@ def figure(table: dict):
         axis.grid(alpha=0.3)
     drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     told = "dots: even steps; x: guidance interval, +: forecasts, *: searched steps"
+    told += ", diamonds: forecasts branch by branch" * any("branches" in row["way"] for row in table["rows"])
     drawn.suptitle(f"Quality against time\n({told}; what is off the scale is in the tables)", fontsize=9)
     return drawn

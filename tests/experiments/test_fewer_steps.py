@@ -5,24 +5,27 @@ import json
 import numpy as np
 import pytest
 import torch
-from shared import random_model
+from shared import random_model, random_udit
 
+from dit_lab.commands.bench.contestants import diffusers_model
 from dit_lab.data import Images
 from dit_lab.diffusion import generate, objective, process_of, samplers_for
 from dit_lab.evaluation import Classifier
-from dit_lab.experiments import fewer_steps, fewer_steps_page
+from dit_lab.experiments import fewer_steps, fewer_steps_page, reuse
 from dit_lab.experiments.fewer_steps import fewer_steps_command, opened, real, ways_of
-from dit_lab.experiments.reuse import Reusing, computed, forecast
+from dit_lab.experiments.reuse import Reusing, branches_of, computed, forecast
 from dit_lab.experiments.ways import Way, ways
+from dit_lab.models import BLOCKS, fast
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_a_forecast_is_exact_for_polynomials_of_its_order(order):
-    curve = lambda number: torch.full((1, 1, 2, 2), float(sum((number / 3) ** power for power in range(order + 1))))
-    seen = [(number, curve(number)) for number in (9, 7, 4)[: order + 1]]
-    torch.testing.assert_close(forecast(seen, 11), curve(11))
+    value = lambda number, scale: scale * sum((number / 3) ** power for power in range(order + 1))
+    curves = lambda number: [torch.full((1, 1, 2, 2), float(value(number, scale))) for scale in (1, -2)]
+    seen = [(number, curves(number)) for number in (9, 7, 4)[: order + 1]]
+    torch.testing.assert_close(forecast(seen, 11), curves(11))
     if order:
-        assert not torch.allclose(forecast(seen[:order], 11), curve(11))
+        assert not torch.allclose(forecast(seen[:order], 11)[0], curves(11)[0])
 
 
 def test_with_every_step_computed_nothing_changes_but_that_it_is_counted():
@@ -38,6 +41,51 @@ def test_skipped_steps_do_not_ask_the_network():
     model.register_forward_hook(lambda *_: calls.append(1))
     generate(Reusing(model, every=3, order=1), [1], steps=12)
     assert len(calls) == sum(computed(number, 12, 3, 1) for number in range(12)) == 6
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("block", [*BLOCKS, "udit"])
+def test_branches_are_not_run_where_they_are_forecast_and_all_else_is(block, precision):
+    quick = fast(random_udit() if block == "udit" else random_model(block=block), precision=precision)
+    plain, calls = generate(quick, [1], steps=12), []
+    for branch in branches_of(quick):
+        for module in branch.children():
+            module.register_forward_hook(lambda module, *_: calls.append(module))
+    reusing = Reusing(quick, every=3, order=1, branches=True)
+    forecasts = generate(reusing, [1], steps=12)
+    assert reusing.asked == 6 and {calls.count(module) for module in calls} == {6}
+    assert (forecasts - plain).abs().max() > 0
+    assert torch.equal(generate(Reusing(quick, branches=True), [1], steps=12), plain)
+
+
+@torch.no_grad()
+def test_branches_are_forecast_as_diffusers_taylorseer_does(monkeypatch):
+    """Of order 1 both draw a line; which steps are computed is theirs: the first three, then each third but one."""
+    from diffusers.hooks import TaylorSeerCacheConfig
+
+    model, count = random_model(input_size=8), 14
+    cache = TaylorSeerCacheConfig(
+        cache_interval=3, max_order=1, taylor_factors_dtype=torch.float32,
+        cache_identifiers=[r"transformer_blocks\.\d+\.(attn1|ff)"],
+    )  # fmt: skip
+    theirs = diffusers_model(model, cache)
+    monkeypatch.setattr(reuse, "computed", lambda number, *_: number < 3 or (number - 4) % 3 == 0)
+    y, noise = torch.tensor([0, 2]), torch.Generator().manual_seed(0)
+    reusing = Reusing(model, every=3, order=1, branches=True)
+    ask = reusing.ahead(torch.arange(count), y)
+    with theirs.cache_context("run"):
+        for step in range(count):
+            x, t = torch.randn(2, 3, 8, 8, generator=noise), torch.full((2,), 990 - 60 * step)
+            torch.testing.assert_close(ask(x, t, y), theirs(x, t, y).sample, atol=2e-5, rtol=1e-4)
+    assert reusing.asked == 2 * (3 + 4)
+
+
+def test_an_error_on_the_way_leaves_the_branches_as_they_were():
+    model = random_model()
+    ask = Reusing(model, every=2, order=1, branches=True).ahead(torch.arange(4), torch.tensor([1]))
+    with pytest.raises((RuntimeError, ValueError)):
+        ask(torch.zeros(1, 7, 3, 3), torch.tensor([5]), torch.tensor([1]))
+    assert not any("forward" in vars(branch) for branch in branches_of(model))
 
 
 def test_where_guidance_begins_or_ends_the_network_is_asked_anew():
@@ -124,6 +172,24 @@ def test_numbers_of_nothing_are_refused_before_any_work(options, told, command, 
     places = ["--data", tmp_path, "--out", tmp_path / "out", "--results", tmp_path / "fewer.json"]
     code, _, complaint = command("experiment", "fewer-steps", *places, *options)
     assert code == 2 and told in complaint and complaint.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--only", "dpmpp 20, evry 3"], "--only: 'dpmpp 20, evry 3' is none of the ways of mnist with --budgets 4 20"),
+        (["--only", "ddim 4", "--models", "mnist", "cifar10_pixels"], "--only names no way of cifar10_pixels"),
+    ],
+)
+def test_ways_that_are_not_there_are_refused_before_any_work(options, told, command, tmp_path):
+    places = ["--data", tmp_path, "--out", tmp_path / "out", "--results", tmp_path / "fewer.json"]
+    begun = ["experiment", "fewer-steps", "--models", "mnist", "--budgets", "4", "20"]
+    code, _, complaint = command(*begun, *places, *options)
+    assert code == 2 and told in complaint and complaint.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_only_the_ways_that_are_named_are_compared(monkeypatch, tmp_path):
+    assert [row["way"] for row in few(monkeypatch, tmp_path, only=("ddim 3",))["rows"]] == ["ddim 3"]
 
 
 def test_no_turns_leave_the_timing_to_another_run(monkeypatch, tmp_path):

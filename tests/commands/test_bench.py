@@ -10,7 +10,6 @@ from shared import random_model, random_udit
 
 from dit_lab.commands.bench import bench_command, report, sampling
 from dit_lab.commands.bench import looking as inside
-from dit_lab.commands.bench import timing as timings
 from dit_lab.commands.bench.contestants import SCALE, diffusers_model, diffusers_step, original_model, ours
 from dit_lab.commands.bench.loading import bench_load, most_memory, parts, read
 from dit_lab.commands.bench.report import Line, compete, machine, note, table
@@ -63,7 +62,7 @@ def test_a_guided_step_of_diffusers_is_ddims():
 
 @pytest.mark.parametrize("what", ["forward", "sample"])
 def test_a_bench_has_a_line_a_contestant_with_ratio_share_and_error(what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(timings.SIDES, "cpu", 512)
+    monkeypatch.setattr(sampling, "peak", lambda device, dtype: PEAKS[dtype])
     bench_command(what, models=("DiT-nano/8",), batch=1, rounds=3, out=tmp_path)
     told, kept = capsys.readouterr().out, json.loads((tmp_path / f"bench-{what}.json").read_text())
     lines = [line for line in kept["lines"] if line["work"].startswith("DiT-nano/8")]
@@ -78,6 +77,20 @@ def test_a_bench_has_a_line_a_contestant_with_ratio_share_and_error(what, tmp_pa
     page = (tmp_path / f"bench-{what}.md").read_text()
     assert page == table(what, kept["about"], [Line(**line) for line in kept["lines"]])
     assert page.count("\n| ") == len(kept["lines"]) + 2 * len({line["work"] for line in kept["lines"]})
+
+
+@pytest.mark.parametrize("what", ["forward", "sample", "train"])
+def test_where_bf16_is_the_slower_one_nobody_runs_in_it_and_the_page_says_so(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sampling, "peak", lambda device, dtype: PEAKS[torch.bfloat16] - PEAKS[dtype] + 1e12)
+    monkeypatch.setattr(sampling, "relative_error", lambda x, exact: 0.0)
+    monkeypatch.setattr(sampling, "preset", lambda name: preset("DiT-nano/8"))  # for U-DiT-S, which is large
+    bench_command(what, models=("DiT-nano/8",), batch=1, rounds=3, out=tmp_path)
+    kept = json.loads((tmp_path / f"bench-{what}.json").read_text())
+    told = kept["about"].pop("contestants in bf16")
+    assert told == "left out: this machine multiplies no faster in it than in fp32" and told in capsys.readouterr().out
+    assert {line["who"] for line in kept["lines"]} >= {"diffusers, fp32", "dit_lab, fp32"}
+    assert not [line for line in kept["lines"] if "bf16" in line["who"] + line["work"]]
+    assert DRAWN not in kept["about"]
 
 
 def test_a_contestant_that_fails_says_why_and_the_others_go_on(capsys):

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from dit_lab.commands.bench import bench_command, gpu, loading, sampling, timing, training
+from dit_lab.commands.bench import bench_command, gpu, loading, sampling, training
 from dit_lab.commands.bench.report import LATE, Line, checked, compete
 from dit_lab.commands.bench.sampling import Field, bench_step
 from dit_lab.commands.bench.training import bench_training
@@ -25,7 +25,7 @@ def small(monkeypatch):
     monkeypatch.setattr(gpu, "TRAINED", 3)
     monkeypatch.setattr(gpu, "bench_udit", lambda batch, field: [Line(f"U-DiT of {batch}", "dit_lab")])
     monkeypatch.setattr(loading, "most_memory", lambda code: len(code))
-    monkeypatch.setitem(timing.SIDES, "cpu", 256)
+    monkeypatch.setattr(sampling, "peak", lambda device, dtype: PEAKS[dtype])
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ def test_one_that_fails_at_its_step_fails_again_with_its_reason_and_the_others_a
 
     net, calls = model(), {}
     calls["whole"] = stepping(net, preset(NAME), 2, "fp32")
-    found, errors = compared({"full": full, **calls}, net, gradients(net, stepping(net, preset(NAME), 2, "fp32")))
+    found, errors = compared(
+        {"full": full, **calls}, net, gradients(net, stepping(net, preset(NAME), 2, "fp32")), field()
+    )
     assert list(found) == ["full", "whole"] and list(errors) == ["whole"]
     with pytest.raises(RuntimeError, match="out of memory"):
         found["full"]()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,7 +53,19 @@ class Field:
         for dtype, most in peaks.items():
             name = str(dtype).removeprefix("torch.")
             note(about, f"peak of {name} matrix products", f"{most / 1e12:.3g} TFLOP/s")
-        return cls(device, rounds, original, compile, peaks, about, until)
+        found = cls(device, rounds, original, compile, peaks, about, until)
+        if not found.gains_by_half:
+            note(about, "contestants in bf16", "left out: this machine multiplies no faster in it than in fp32")
+        return found
+
+    @property
+    def gains_by_half(self) -> bool:
+        """Whether bf16 is worth measuring here."""
+        return self.peaks[torch.bfloat16] > self.peaks[torch.float32]
+
+    def taken(self, ways: dict[str, Any]) -> dict[str, Any]:
+        """Those that are measured here, by who they are: nobody in bf16 where that is the slower one."""
+        return {who: way for who, way in ways.items() if self.gains_by_half or "bf16" not in who}
 
     def race(self, work: str, calls: dict[str, Callable], **known) -> list[Line]:
         """A line a contestant; `known` are `flops` and `errors`, where they are."""
@@ -77,7 +90,7 @@ def entries(work: str, model: nn.Module, field: Field, batch: int) -> tuple[dict
     found, lines = {}, []
     for code, party in PARTIES.items():
         try:
-            found |= party(model, field, batch)
+            found |= field.taken(party(model, field, batch))
         except FAILURES as error:
             lines.append(left_out(work, code, error))
     return found, lines
@@ -194,7 +207,7 @@ def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
     check = lambda entry: (entry.step(x, y), relative_error(entry.ask(x, t, y), exact))
     calls, errors = checked(found, check, field.until)
     lines += field.race(work, calls, flops=4 * pictures * count(config).macs, errors=errors)
-    if late(field.until):
+    if late(field.until) or not field.gains_by_half:
         return lines
     drawn = partial(generate, labels=y.tolist(), steps=CHECKED, cfg_scale=SCALE, seed=0)
     try:
@@ -215,8 +228,8 @@ def relative_error(x, reference) -> float:
 @torch.no_grad()
 def bench_udit(batch: int, field: Field) -> list[Line]:
     """A forward of the folded U-DiT-S beside that of DiT-S/2, which has its MACs; the ratio is of time per MAC."""
-    lines, precisions = [], ("fp32", "bf16")
-    for precision in precisions:
+    lines = []
+    for precision in field.taken({"fp32": torch.float32, "bf16": torch.bfloat16}):
         calls = {}
         for name in ("DiT-S/2", "U-DiT-S"):
             model = fast(ours(preset(name), field.device), precision=precision, compile=field.compile, batch=batch)

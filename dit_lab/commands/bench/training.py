@@ -4,7 +4,6 @@ Contestants of one code base share weights and gradients, so that all of them fi
 small to move a weight. The error is that of the first step's gradient against the same code's in fp32.
 """
 
-import math
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
@@ -76,7 +75,7 @@ def original_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[st
         "original, its default (fp32)": in_tf32(step),
         "original, autocast bf16": autocast(step, field.device),
     }
-    return compared(ways, model, gradients(model, step), field.until)
+    return compared(ways, model, gradients(model, step), field)
 
 
 def diffusers_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -86,7 +85,7 @@ def diffusers_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[s
     ways = {"diffusers, fp32": step, "diffusers, autocast bf16": autocast(step, field.device)}
     if field.device.type == "cuda":
         del ways["diffusers, fp32"]
-    return compared(ways, model, gradients(model, step), field.until)
+    return compared(ways, model, gradients(model, step), field)
 
 
 def our_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Callable], dict[str, float]]:
@@ -97,9 +96,10 @@ def our_party(config: DiTConfig, batch: int, field: Field) -> tuple[dict[str, Ca
     if field.device.type != "cuda":
         ways["dit_lab, fp32"] = stepping(model, config, batch, "fp32")
     ways["dit_lab, bf16"] = stepping(model, config, batch, "bf16")
-    if field.compile:
-        ways["dit_lab, bf16, compiled"] = stepping(model, config, batch, "bf16", compile=True)
-    return compared(ways, model, exact, field.until)
+    for precision in ("bf16",) if field.device.type == "cuda" else ("fp32", "bf16"):
+        if field.compile:
+            ways[f"dit_lab, {precision}, compiled"] = stepping(model, config, batch, precision, compile=True)
+    return compared(ways, model, exact, field)
 
 
 PARTIES = {"original": original_party, "diffusers": diffusers_party, "dit_lab": our_party}
@@ -115,10 +115,10 @@ def stepping(model: nn.Module, config: DiTConfig, batch: int, precision: str, co
 
 
 def compared(
-    ways: dict[str, Callable], model: nn.Module, exact: list[torch.Tensor], until: float = math.inf
+    ways: dict[str, Callable], model: nn.Module, exact: list[torch.Tensor], field: Field
 ) -> tuple[dict[str, Callable], dict[str, float]]:
     """The contestants of a code base, and the errors of their gradients; one that fails does so again when run."""
-    return checked(ways, lambda step: (step, relative_error(gradients(model, step), exact)), until)
+    return checked(field.taken(ways), lambda step: (step, relative_error(gradients(model, step), exact)), field.until)
 
 
 def gradients(model: nn.Module, step: Callable) -> list[torch.Tensor]:

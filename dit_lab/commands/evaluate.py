@@ -22,7 +22,7 @@ from einops import rearrange
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Autoencoder, named_classes, picture_codec
 from dit_lab.data.pictures import say
-from dit_lab.diffusion import QUALITIES, how_many, process_of, sample
+from dit_lab.diffusion import QUALITIES, how_many, late, process_of, sample
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
 from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
@@ -78,8 +78,7 @@ def evaluate_command(
     check_outputs(out, npz, judging.reference)
     with hold(out, "evaluation"):
         loaded = load(checkpoint, weights=weights, device=place, **asdict(told))
-        sampling = sampling.settled(quality, process_of(loaded.config), loaded.qualities)
-        check_sampling(loaded, sampling)
+        sampling = settled(loaded, sampling, quality)
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
         mine = len(samples.share(crew.process_index, crew.num_processes)) * how_many(sampling.steps)
@@ -103,7 +102,8 @@ def evaluate_command(
             # What drew an older folder's batches cannot be known, so it is not said of those that come to them either.
             settings["compiled"] = kept.get("compiled") if kept else model.speed.compiled
             samples.open(settings, versions())
-            for sentence in filter(None, (loaded.note, named_classes(loaded.labels), codec.note)):
+            begins = late(process_of(loaded.config), sampling.steps)
+            for sentence in filter(None, (loaded.note, named_classes(loaded.labels), codec.note, begins)):
                 say(sentence)
             say(f"sampling in {model.speed}")
         crew.wait_for_everyone()
@@ -171,11 +171,14 @@ def provenance(loaded, vae: str | None, codec, model) -> dict:
     return {**weights, "codec": vae or loaded.codec_hint, **told}
 
 
-def check_sampling(loaded, sampling: Sampling) -> None:
-    """Raise ValueError, before any work, on samples that this model cannot make."""
+def settled(loaded, sampling: Sampling, quality: str | None) -> Sampling:
+    """With its sampler and steps. Raises ValueError, before any work, on samples that this model cannot make."""
+    process = process_of(loaded.config)
+    sampling = sampling.settled(quality, process, loaded.qualities)
     if sampling.cfg_scale != 1 and not loaded.config.num_classes:
         raise ValueError(f"{loaded.source} has no classes, so it cannot be guided: leave --cfg-scale at 1")
-    sample(loaded.model, [0], **sampling.options)
+    sample(loaded.model, [0], **sampling.options(process))
+    return sampling
 
 
 def versions() -> dict[str, str]:

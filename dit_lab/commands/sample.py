@@ -18,35 +18,24 @@ from dit_lab.data.pictures import say
 from dit_lab.diffusion import (
     QUALITIES,
     SAMPLERS,
-    Process,
-    Rescaled,
+    Unusual,
     check_finite,
+    check_walk,
     chosen,
     from_picture,
     how_many,
-    karras,
+    late,
     process_of,
-    shifted,
 )
-from dit_lab.diffusion.solvers import picked
 from dit_lab.files import apart, make_folder, writable
 from dit_lab.inside import Recording
 from dit_lab.models import COMPILE, PRECISION, fast, pick_device
-from dit_lab.program import quoted
-
-SEEN = 0.15  # a picture's factor beside noise, from which on noise alone is no good beginning of a walk
 
 
 @dataclass(frozen=True)
-class Walk:
-    """Ways of walking that are not the usual one."""
+class Walk(Unusual):
+    """Ways of walking that are not the usual one, and what is begun with."""
 
-    shift: float | None = None
-    """Of flow matching: move the steps to more noise, by 3 for large pictures (default: even steps)."""
-    karras: bool = False
-    """Karras' steps, more of them near the picture."""
-    guidance_rescale: float | None = None
-    """A share from 0 to 1 by which strong guidance is kept from raising contrasts; 0.7 in its paper."""
     from_picture: Path | None = None
     """A picture to begin with, for all labels, instead of noise alone."""
     strength: float | None = None
@@ -55,37 +44,16 @@ class Walk:
     mask: Path | None = None
     """A picture as large as that one, white where it is drawn anew and black where it is kept."""
 
-    def check(self, cfg_scale: float, steps) -> None:
-        """Raise ValueError on options that need another, or exclude each other, and on steps that are no walk."""
-        if isinstance(steps, tuple) and len(steps) == 1 and self.from_picture is None:
-            what = "one timestep, which is no walk but from a picture (--from-picture)"
-            raise ValueError(
-                f"--steps takes a whole number of steps, or several timesteps; {quoted(steps[0])} is {what}"
-            )
-        if self.shift is not None and self.karras:
-            raise ValueError("steps are shifted or Karras', not both: leave out --shift or --karras")
-        if self.guidance_rescale is not None and cfg_scale == 1:
-            raise ValueError("--guidance-rescale is for guidance: give a --cfg-scale other than 1")
+    def check_begun(self, steps) -> None:
+        """Raise ValueError where no picture is begun with that should be, and on files that are not there."""
+        if self.from_picture is None:
+            check_walk(steps)
         for name, value in ("strength", self.strength), ("mask", self.mask):
             if value is not None and self.from_picture is None:
                 raise ValueError(f"--{name} is for a picture that is begun with: give it by --from-picture")
         for path in filter(None, (self.from_picture, self.mask)):
             if not path.is_file():
                 raise ValueError(f"there is no file {path}")
-
-    @property
-    def guide(self) -> Rescaled | None:
-        return None if self.guidance_rescale is None else Rescaled(self.guidance_rescale)
-
-    def spaced(self, process, steps) -> int | list[float]:
-        """The steps to take, as many. Raises ValueError where they are timesteps already, and spaced anew."""
-        if not isinstance(steps, int):
-            if self.karras or self.shift is not None:
-                raise ValueError("these steps are timesteps of their own: give a number of --steps, or no spacing")
-            return list(steps)
-        if self.karras:
-            return karras(process, steps)
-        return steps if self.shift is None else shifted(process, steps, self.shift)
 
     def begun(self, model, codec, size, **options) -> dict:
         """The options of sampling, some of them changed where a picture is begun with."""
@@ -155,7 +123,8 @@ def sample_command(
         raise ValueError(f"out must be the name of a .png file, not {out}")
     written = [path for path in (out, trace) if path is not None]
     writable(*written)
-    walk.check(cfg_scale, steps)
+    walk.check(cfg_scale)
+    walk.check_begun(steps)
     check_apart(written, source, walk.from_picture, walk.mask)
     guide = walk.guide
     device = pick_device(device)
@@ -200,17 +169,6 @@ def check_apart(written: list[Path], *read: str | Path | None) -> None:
     for one, other in product(written, filter(None, read)):
         if os.path.isfile(other):  # else it may be a name of the zoo
             apart(one, other)
-
-
-def late(process: Process, steps: int | list[float]) -> str:
-    """What is said of a walk of timesteps that begins with noise alone where a picture should be seen; else nothing."""
-    if isinstance(steps, int) or (there := picked(process, steps).levels(len(steps) - 1)[0]) < SEEN:
-        return ""
-    first, noisiest = (f"t = {t:g}" for t in (steps[0], process.timesteps[-1]))
-    return (
-        f"the walk begins at {first} with noise alone, as is right at {noisiest}; there should be {there:.2f} of a "
-        f"picture in it: begin nearer {noisiest}, or with a picture (--from-picture)"
-    )
 
 
 def walked(recording: Recording, steps: int | list, told: str) -> torch.Tensor:

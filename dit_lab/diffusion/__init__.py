@@ -15,10 +15,11 @@ from dit_lab.diffusion.sampling import SAMPLERS, Step, generate, sample, sampler
 from dit_lab.diffusion.searching import searched
 from dit_lab.diffusion.solvers import how_many
 from dit_lab.diffusion.spacing import karras, shifted
+from dit_lab.diffusion.unusual import Unusual, check_walk, late
 
 __all__ = [
     "Described", "Diffusion", "Flow", "PREDICTIONS", "PROCESSES", "Process", "QUALITIES", "Rescaled", "SAMPLERS",
-    "SCHEDULES", "SiT", "Step", "Task", "check_finite", "check_own", "chosen", "described", "from_picture", "generate",
-    "how_many", "ideal_denoiser", "karras", "loss_by_timestep", "objective", "posterior_mean", "posterior_weights",
-    "process_of", "quality", "sample", "samplers_for", "searched", "shifted",
+    "SCHEDULES", "SiT", "Step", "Task", "Unusual", "check_finite", "check_own", "check_walk", "chosen", "described",
+    "from_picture", "generate", "how_many", "ideal_denoiser", "karras", "late", "loss_by_timestep", "objective",
+    "posterior_mean", "posterior_weights", "process_of", "quality", "sample", "samplers_for", "searched", "shifted",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.reading import listed
 from dit_lab.data import Pixels
-from dit_lab.diffusion import SAMPLERS, Process, check_finite, chosen, generate
+from dit_lab.diffusion import SAMPLERS, Process, Unusual, check_finite, check_walk, chosen, generate, process_of
 from dit_lab.evaluation import adm
 from dit_lab.files import check_fields, clear, make_folder, read_json, write_json
 from dit_lab.models import DTYPES
@@ -31,7 +31,7 @@ OWN = r"batch-\d{6,}\.npz|settings\.json"  # files of samples, as a pattern of t
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Unusual):
     """How samples are made. The same values give the same samples, however many processes make them."""
 
     count: int = 10_000
@@ -52,10 +52,12 @@ class Sampling:
     """Pictures at a time; fewer need less memory, and get other noise."""
 
     def __post_init__(self):
-        """Raise ValueError on numbers that make no sense."""
+        """Raise ValueError on numbers that make no sense, and on ways of walking that need or exclude another."""
         for name, least in dict(count=1, batch_size=1, seed=0).items():
             if not least <= getattr(self, name) < 2**63:
                 raise ValueError(f"{name} must be at least {least} and of 63 bits at most, not {getattr(self, name)}")
+        self.check(self.cfg_scale)
+        check_walk(self.steps)
 
     @property
     def passes(self) -> int:
@@ -69,11 +71,11 @@ class Sampling:
         """
         return replace(self, **chosen(quality, process, self.sampler, self.steps, own))
 
-    @property
-    def options(self) -> dict:
-        """The arguments of `sample`, but for the seed."""
-        options = asdict(self.settled())
-        return {name: value for name, value in options.items() if name not in ("count", "seed", "batch_size")}
+    def options(self, process: Process) -> dict:
+        """The arguments of `sample` for a model of this process, but for the seed. Raises ValueError."""
+        way = self.settled()
+        plain = {name: getattr(way, name) for name in ("sampler", "cfg_scale", "cfg_channels", "cfg_interval")}
+        return plain | {"steps": self.spaced(process, way.steps), "guide": self.guide}
 
 
 @dataclass(frozen=True)
@@ -136,15 +138,16 @@ class Samples:
     def kept(self, settings: dict) -> dict:
         """What is kept of how the batches were made, if any are there. Raises ValueError unless by `settings`.
 
-        Folders once did not say whether code was compiled: where one does not, that fits.
+        Folders once did not say whether code was compiled: where one does not, that fits. Nor did they know of unusual
+        ways, and were walked the usual one.
         """
         if not any(self.folder.glob("batch-*.npz")):
             return {}
         kept = self.read()
-        settings = json.loads(json.dumps(settings))
+        there, settings = asdict(Unusual()) | kept, json.loads(json.dumps(settings))
         shown = lambda value: value if isinstance(value, str) and PLAIN.fullmatch(value) else quoted(value, 30)
-        fits = lambda name: kept.get(name) == settings[name] or name == CODE and kept.get(name) is None
-        changed = [f"{n} {shown(kept.get(n))} (now {shown(now)})" for n, now in settings.items() if not fits(n)]
+        fits = lambda name: there.get(name) == settings[name] or name == CODE and there.get(name) is None
+        changed = [f"{n} {shown(there.get(n))} (now {shown(now)})" for n, now in settings.items() if not fits(n)]
         if changed:
             raise ValueError(f"{self.folder} has samples of {listed(changed, 3)}; give --out another folder")
         return kept
@@ -168,11 +171,12 @@ class Samples:
     def draw(self, model, codec, rank: int, processes: int) -> None:
         """Make this process's share of the batches that are not there yet."""
         size, share = self.sampling.batch_size, self.share(rank, processes)
+        options = self.sampling.options(process_of(model.config))
+        options["clip_x0"] = None if isinstance(codec, Pixels) else False  # latents have no bounds
         bar = tqdm(share, desc=f"samples, {size} a batch", unit="batch", mininterval=1, disable=rank > 0)
         for number in bar:
             labels = self.labels(number * size, (number + 1) * size)
             seed = np.random.SeedSequence([self.sampling.seed, number]).generate_state(1, np.uint64)[0]
-            options = self.sampling.options | {"clip_x0": None if isinstance(codec, Pixels) else False}
             final = generate(model, labels.tolist(), seed=int(seed >> np.uint64(1)), **options)
             pictures = codec.decode(final).float()
             check_finite(f"batch {number}", final, pictures)

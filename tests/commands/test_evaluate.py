@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ from dit_lab.commands import evaluate as evaluate_file
 from dit_lab.commands.evaluate import RESULTS, evaluate_command, spelt
 from dit_lab.data import Images, open_data
 from dit_lab.data.pictures import Encoded
-from dit_lab.diffusion import QUALITIES
+from dit_lab.diffusion import QUALITIES, Diffusion, Unusual
 from dit_lab.evaluation import Judging, Network, Sampling, adm, measure, samples, train_classifier
 from dit_lab.evaluation.features import KEPT, Seen, keep, small_network
 from dit_lab.evaluation.judging import Reference, reference_batch
@@ -82,7 +82,8 @@ def test_a_result_says_how_it_was_made(home):
     assert result["figures"]["agreement_of_real"] > 0.8 > result["figures"]["agreement"]
     assert result["samples"] == {
         "count": 140, "sampler": "ddim", "steps": 2, "cfg_scale": 1.5, "cfg_channels": None, "cfg_interval": None,
-        "seed": 0, "batch_size": 30, "precision": "float32", "compiled": False,
+        "seed": 0, "batch_size": 30, "precision": "float32", "compiled": False, "shift": None, "karras": False,
+        "guidance_rescale": None,
     }  # fmt: skip
     checkpoint = result["checkpoint"]
     assert (checkpoint["weights"], checkpoint["ema_decay"], checkpoint["codec"]) == ("ema", 0.998, "pixels")
@@ -152,6 +153,8 @@ def test_two_processes_make_the_same_bytes_as_one(home):
         (dict(steps=3), r"steps 2 \(now 3\)"),
         (dict(seed=1, count=130), r"count 140 \(now 130\), seed 0 \(now 1\)"),
         (dict(cfg_interval=(100, 500)), r"cfg_interval None \(now \[100, 500\]\)"),
+        (dict(karras=True), r"karras False \(now True\)"),
+        (dict(guidance_rescale=0.7), r"guidance_rescale None \(now 0.7\)"),
     ],
 )
 def test_other_arguments_in_the_same_folder_are_refused_with_what_differs(home, changed, told):
@@ -370,6 +373,19 @@ def test_a_folder_that_does_not_say_whether_code_was_compiled_goes_on_either_way
         assert json.loads(settings.read_text())["compiled"] is None
 
 
+def test_a_folder_that_knows_of_no_unusual_ways_was_walked_the_usual_one_and_goes_on_so(home):
+    shutil.copytree(home / "first", home / "usual")
+    settings = home / "usual" / "settings.json"
+    older = {name: value for name, value in json.loads(settings.read_text()).items() if name not in asdict(Unusual())}
+    settings.write_text(json.dumps(older))
+    (home / "usual" / "batch-000001.npz").unlink()
+    evaluate(home, "usual")
+    assert contents(home / "usual")["batch-000001.npz"] == contents(home / "first")["batch-000001.npz"]
+    settings.write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"has samples of karras False \(now True\)"):
+        evaluate(home, "usual", karras=True)
+
+
 def test_what_is_compiled_is_weighed_by_the_forwards_that_are_left(home, coding):
     asked = coding("weighed", False)
     for missing in (0, 1, 2):
@@ -506,6 +522,9 @@ def test_an_npz_that_would_replace_another_file_is_refused_before_any_work(npz, 
         ({}, None, {}, "not a preview of latents. No VAE"),
         ({}, "pixels", dict(cfg_channels=5), "cfg_channels must be"),
         ({}, "pixels", dict(steps=5000), "steps"),
+        ({}, "pixels", dict(shift=3.0), "a shift is for flow matching"),
+        ({}, "pixels", dict(steps=(900, 300), karras=True), "these steps are timesteps of their own"),
+        ({}, "pixels", dict(guidance_rescale=7.0), "the share of guidance to rescale must be a number from 0 to 1"),
     ],
 )
 def test_models_and_samplings_that_do_not_fit_are_refused(tmp_path, changes, codec, sampling, told):
@@ -538,7 +557,8 @@ def test_without_a_quality_fifty_steps_of_ddim_are_taken_and_written_down(home):
         assert kept.items() >= dict(sampler="ddim", steps=50).items()
     plain, given = Sampling(), Sampling(sampler="heun", steps=(900, 300))
     assert plain.settled() == Sampling(sampler="ddim", steps=50) and given.settled() == given
-    assert plain.options.items() >= dict(sampler="ddim", steps=50).items() and "count" not in plain.options
+    options = plain.options(Diffusion.named())
+    assert options.items() >= dict(sampler="ddim", steps=50).items() and "count" not in options
 
 
 def test_timesteps_of_ones_own_draw_samples_that_are_written_down_and_gone_on_with(home):
@@ -608,5 +628,11 @@ def test_the_command_prints_the_figures_and_refuses_in_one_sentence(home, comman
     assert code == 0 and "frechet" in said and "count 140" in said and str(home / "printed") in said
     code, _, complaint = command("evaluate", home / "model", *same, "--out", home / "printed")
     assert code == 2 and complaint.count("\n") == 1 and "--data" in complaint
+    late = ["--steps", 300, 100, *same[:4], *same[6:], "--karras"]
+    code, _, complaint = command("evaluate", home / "model", "--data", "digits", *late, "--out", home / "late")
+    assert code == 2 and "these steps are timesteps of their own" in complaint and complaint.count("\n") == 1
+    late = ["evaluate", home / "model", "--data", "digits", *late[:-1], "--out", home / "late"]
+    code, _, told = command(*late)
+    assert code == 0 and "dit_lab: the walk begins at t = 300 with noise alone" in told
     code, _, complaint = command("evaluate", home / "model", "--data", "digits", "--features", "clip")
     assert code == 2 and "clip" in complaint

@@ -251,7 +251,8 @@ def test_one_timestep_is_walked_from_a_picture(command, files, tmp_path):
     ("changes", "steps", "told"),
     [
         ({}, [300, 200, 100], "the walk begins at t = 300 with noise alone, as is right at t = 999; there should be "
-                              "0.63 of a picture in it: begin nearer t = 999, or with a picture (--from-picture)"),
+                              "0.63 of a picture in it: begin nearer t = 999, or with a picture (sample "
+                              "--from-picture)"),
         ({}, [900, 400.5, 20], ""),
         ({}, [700, 20], ""),
         ({}, [1], ""),

@@ -8,7 +8,7 @@ import torch
 from shared import stirred
 
 from dit_lab.data import Images, Pixels, open_data
-from dit_lab.diffusion import generate
+from dit_lab.diffusion import Diffusion, Rescaled, generate, karras, objective, process_of, shifted
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, draw, judging
 from dit_lab.evaluation.features import Network
 from dit_lab.evaluation.judging import Reference, check_fits, fitting, open_judge, reference_batch
@@ -54,8 +54,38 @@ def test_numbers_of_samples_begin_at_one_seeds_at_nothing_and_have_63_bits(name)
 
 def test_a_batch_goes_through_the_model_once_and_with_guidance_twice(tmp_path):
     assert [Sampling(batch_size=3, cfg_scale=scale).passes for scale in (1, 1.0, 1.5, 0)] == [3, 3, 6, 6]
-    guided = dict(sampler="ddim", steps=2, cfg_scale=1.5, cfg_channels=None, cfg_interval=None)
-    assert samples(tmp_path).sampling.options == guided
+    guided = dict(sampler="ddim", steps=2, cfg_scale=1.5, cfg_channels=None, cfg_interval=None, guide=None)
+    assert samples(tmp_path).sampling.options(Diffusion.named()) == guided
+
+
+@pytest.mark.parametrize(
+    ("process", "asked", "way"),
+    [
+        ({}, dict(karras=True), lambda process: dict(steps=karras(process, 3))),
+        ({}, dict(guidance_rescale=0.7), lambda process: dict(steps=3, guide=Rescaled(0.7))),
+        (objective("flow"), dict(shift=3.0), lambda process: dict(steps=shifted(process, 3, 3.0))),
+    ],
+)
+def test_samples_are_drawn_by_the_unusual_ways_that_are_asked_for(process, asked, way, tmp_path):
+    shape = dict(in_channels=1, input_size=8, num_classes=3, depth=1, dim=16, heads=2)
+    model = stirred("DiT-nano/4", **shape | process)
+    samples(tmp_path, count=3, steps=3, **asked).draw(model, Pixels(), 0, 1)
+    ((pixels, labels),) = samples(tmp_path, count=3)
+    seed = np.random.SeedSequence([5, 0]).generate_state(1, np.uint64).item() // 2
+    ways = [way(process_of(model.config)), dict(steps=3)]
+    drawn = [generate(model, labels.tolist(), seed=seed, cfg_scale=1.5, **each) for each in ways]
+    found = [np.rint((x.numpy() + 1) * np.float32(127.5)).clip(0, 255).transpose(0, 2, 3, 1) for x in drawn]
+    assert np.array_equal(pixels[..., :1], found[0]) and not np.array_equal(*found)
+
+
+def test_ways_that_need_or_exclude_another_are_refused_before_any_work():
+    for given, told in (
+        (dict(shift=3, karras=True), "not both"),
+        (dict(guidance_rescale=0.7), "guidance-rescale is for guidance"),
+        (dict(steps=(300,)), "300 is one timestep, which is no walk"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Sampling(**given)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(7, [3, 3, 1]), (6, [3, 3]), (1, [1])])

@@ -10,17 +10,33 @@ from shared import random_model, random_udit
 
 from dit_lab.commands.bench import bench_command, report, sampling
 from dit_lab.commands.bench import looking as inside
+from dit_lab.commands.bench import timing as timings
 from dit_lab.commands.bench.contestants import SCALE, diffusers_model, diffusers_step, original_model, ours
 from dit_lab.commands.bench.loading import bench_load, most_memory, parts, read
 from dit_lab.commands.bench.report import Line, compete, machine, note, table
 from dit_lab.commands.bench.sampling import Entry, Field, bench_forward, bench_step, inputs, relative_error
-from dit_lab.commands.bench.timing import race, timing
+from dit_lab.commands.bench.timing import peak, race, timing
 from dit_lab.inside import record
 from dit_lab.models import preset
 
 ALONE = torch.device("cpu")
 DRAWN = "error of a sample of 10 guided steps, bf16 against fp32"
 PEAKS = {torch.float32: 1e12, torch.bfloat16: 2e12}
+
+
+@pytest.mark.parametrize("slow, sides", [(False, [512, 600]), (True, [512])])
+def test_the_peak_is_that_of_large_products_unless_they_would_take_long(slow, sides, monkeypatch):
+    seen = []
+
+    def product(a, b):
+        seen.append(len(a))
+        return torch.zeros(1)
+
+    monkeypatch.setitem(timings.SIDES, "cpu", 600)
+    monkeypatch.setattr(timings, "LONG", 0.0 if slow else 60.0)
+    monkeypatch.setattr(torch, "matmul", product)
+    assert peak(ALONE, torch.float32, rounds=3) > 0
+    assert seen == [side for side in sides for _ in range(3)]
 
 
 def test_contestants_take_turns_and_warm_up_rounds_do_not_count():

@@ -120,6 +120,15 @@ def test_compiling_is_tried_for_the_time_that_is_left_and_waited_for_before_it_i
     assert HERE.seconds_to_compile(random_model().to("meta")) == 60  # on any other device than a CPU
 
 
+def test_the_time_that_is_left_is_reckoned_from_a_forward_that_is_clocked_after_one_to_warm_up(asked, monkeypatch):
+    told, spent = [], iter([50.0] + [2.0] * 1000)
+    monkeypatch.setattr(HERE, "clocked", lambda call, device: (call(), next(spent))[1])
+    monkeypatch.setattr(HERE, "can_compile", lambda device: True)
+    quick = fast(random_model(), precision="fp32", compile="auto", forwards=120, tell=told.append)
+    assert told == ["120 forwards are to come, some 4 minutes: compiling is tried, in about 19 s"]
+    assert quick.speed.seconds == {"fp32": 2.0, "fp32 compiled": 2.0} and not quick.speed.compiled
+
+
 @torch.no_grad()
 def test_in_half_precision_both_are_clocked_as_a_run_asks_them_with_what_is_made_ahead(asked, monkeypatch):
     made, forward = [], Modulation.forward

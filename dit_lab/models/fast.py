@@ -31,18 +31,23 @@ FEW = 100  # forwards, of which not even one is taken to find out
 
 @dataclass(frozen=True)
 class Speed:
-    """How a fast model runs: `precision` is a name of `DTYPES`, `seconds` a forward's in each that was tried."""
+    """How a fast model runs: `precision` is a name of `DTYPES`, `seconds` a forward's in each that was tried.
+
+    `emulated` is a precision that the CPU does not compute in: several times as slow as fp32.
+    """
 
     precision: str
     compiled: bool
     folded: bool
     batch: int
     seconds: dict[str, float]
+    emulated: bool = False
 
     def __str__(self):
         """In words, for a progress line or an app's header: `bf16, compiled (…)`."""
         tried = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in self.seconds.items())
-        words = [self.precision, *["folded"] * self.folded, *["compiled"] * self.compiled]
+        slow = " (slow: this CPU does not compute in it)" * self.emulated
+        words = [self.precision + slow, *["folded"] * self.folded, *["compiled"] * self.compiled]
         return ", ".join(words) + (f" (a forward of {self.batch}: {tried})" if len(self.seconds) > 1 else "")
 
 
@@ -89,7 +94,8 @@ def fast(
         quick, ahead = (code.model, code) if compile else (quick, None)
     elif compile:
         quick = compilable(plain, quick, chosen)
-    quick.speed = Speed(chosen, compile, folds, batch, seconds)
+    emulated = chosen == "bf16" and device.type == "cpu" and not packs(torch.bfloat16)
+    quick.speed = Speed(chosen, compile, folds, batch, seconds, emulated)
     if compile or chosen != "fp32":
         quick.ahead = ahead or Ahead(quick, compile)
     return quick

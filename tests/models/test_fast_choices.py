@@ -29,6 +29,16 @@ def test_where_nothing_was_tried_it_says_the_precision_alone():
     assert str(fast(random_udit(), precision="fp32").speed) == "fp32, folded"
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bf16_on_a_cpu_that_does_not_compute_in_it_is_said_to_be_slow(able, monkeypatch):
+    monkeypatch.setattr(HERE, "packs", lambda dtype: able)
+    monkeypatch.setattr(HERE, "half", lambda plain, dtype, packed: plain)
+    slow = "bf16" if able else "bf16 (slow: this CPU does not compute in it)"
+    assert str(fast(MODEL, precision="bf16").speed) == slow
+    assert str(fast(random_udit(), precision="bf16").speed) == f"{slow}, folded"
+    assert str(fast(MODEL, precision="fp32").speed) == "fp32"
+
+
 def test_in_fp32_it_takes_no_memory_of_its_own():
     quick = dict(fast(MODEL, precision="fp32").named_parameters())
     assert all(quick[name].data_ptr() == parameter.data_ptr() for name, parameter in MODEL.named_parameters())
@@ -116,7 +126,8 @@ def test_what_a_compiler_lays_out_is_not_packed(monkeypatch):
     monkeypatch.setattr(HERE, "check_compiler", lambda device: None)
     monkeypatch.setattr(HERE, "Ahead", lambda model, compile: (model, compile))
     quick = fast(MODEL, precision="bf16", compile=True)
-    assert quick.ahead == (quick, True) and not packed(quick) and str(quick.speed) == "bf16, compiled"
+    assert quick.ahead == (quick, True) and not packed(quick)
+    assert (quick.speed.precision, quick.speed.compiled) == ("bf16", True)
 
 
 @pytest.fixture

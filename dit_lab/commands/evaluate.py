@@ -201,7 +201,7 @@ def table(result: dict, out: Path) -> str:
     lines += [f"{name:<26}{'-':>12}  {reason}" for name, reason in result["left_out"].items()]
     if result["spread"]:
         lines.append("+-: one standard deviation over other samples (without each twentieth), against this reference")
-    plain = lambda name, value: f"{value:.4f}" if name == "accuracy" else value
+    plain = lambda name, value: f"{value:.4f}" if name in ("accuracy", "chance") else value
     said = lambda group: (f"{name} {plain(name, value)}" for name, value in result[group].items() if value is not None)
     groups = ("samples", "checkpoint", "features", "reference", "versions")
     return "\n".join([*lines, *(f"{group}: {', '.join(said(group))}" for group in groups), f"kept in {out / RESULTS}"])

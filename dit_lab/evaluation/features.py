@@ -20,6 +20,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from dit_lab.checkpoints.reading import read_safetensors
+from dit_lab.evaluation.reading import Reading, reading_in, reading_of
 from dit_lab.files import checksum, make_folder, write_tensors
 
 JUDGES = Path(str(files("dit_lab.zoo"))) / "judges"
@@ -155,7 +156,7 @@ def classifier_for(train, path: Path) -> Classifier:
         about = {"shape": list(train.shape), "classes": train.names, "fingerprint": train.fingerprint}
         seen, unseen = parted(len(train))
         model = train_classifier(train, among=seen)
-        keep(path, model, about | {"accuracy": accuracy_of(model, train, unseen), "held_back": len(unseen)})
+        keep(path, model, about | read_by(model, train, unseen).known)
     elif not same_set(known := read_safetensors(path)[1].get("fingerprint", {}), train):
         raise ValueError(f"{path} was trained on other pictures ({known}); remove it or choose another folder")
     return opened(path, train)
@@ -168,13 +169,11 @@ def parted(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[held_back:]), np.sort(order[:held_back])
 
 
-def accuracy_of(model: Classifier, images, among: np.ndarray) -> float:
-    """The share of some real pictures (of an `Images`) whose class a classifier sees."""
-    right = 0
-    for indices in np.array_split(among, math.ceil(len(among) / 500)):
-        x, y = images.batch(indices)
-        right += (judge(model, x)[0] == y).sum().item()
-    return right / len(among)
+def read_by(model: Classifier, images, among: np.ndarray) -> Reading:
+    """What a classifier reads of some real pictures (of an `Images`)."""
+    batches = (images.batch(indices) for indices in np.array_split(among, math.ceil(len(among) / 500)))
+    seen, labels = zip(*((judge(model, x)[0], y) for x, y in batches), strict=True)
+    return reading_in(torch.cat(seen), torch.cat(labels).numpy())
 
 
 def judge_for(images, split: str, open_train: Callable, folder: Path) -> tuple[Classifier, str]:
@@ -241,7 +240,7 @@ def small_network(images, split: str, open_train: Callable, folder: Path, device
     model = model.to(device)
     about = {"network": "small", "name": name, "checksum": checksum(model.state_dict())}
     # One of an earlier version kept no accuracy.
-    about |= {each: model.about[each] for each in ("accuracy", "held_back") if each in model.about}
+    about |= reading_of(model.about).known
     return Network(lambda pixels: model.look(pixels.to(device) / 127.5 - 1), Classifier.WIDTH, about, images.names)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from dit_lab.checkpoints.reading import read_safetensors
 from dit_lab.data import open_data
 from dit_lab.evaluation.features import JUDGES, Classifier, Seen, judge
+from dit_lab.evaluation.reading import reading_of
 from dit_lab.models import one_thread
 from dit_lab.program import quoted
 
@@ -99,5 +100,5 @@ def zoo_judge(name: str) -> Judge:
     channels, *size = about["shape"]
     network = Classifier(channels, tuple(size), len(about["classes"]))
     network.load_state_dict(tensors)
-    held_back = about["splits"]["test"]["pictures"]
-    return Judge(network.requires_grad_(False).eval(), about["accuracy"], held_back)
+    reading = reading_of(about)
+    return Judge(network.requires_grad_(False).eval(), reading.accuracy, reading.held_back)

@@ -12,6 +12,7 @@ from dit_lab.data.pixels import shown
 from dit_lab.evaluation import adm
 from dit_lab.evaluation.features import Network, small_network
 from dit_lab.evaluation.inception import inception
+from dit_lab.evaluation.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def uncertified(network: Network) -> Network:
     """The network, of a single class without its accuracy: that class is always read right, and says nothing."""
     if len(network.classes) != 1:
         return network
-    told = {name: value for name, value in network.about.items() if name not in ("accuracy", "held_back")}
+    told = {name: value for name, value in network.about.items() if name not in Reading._fields}
     return replace(network, about=told)
 
 

@@ -24,13 +24,12 @@ from dit_lab.evaluation.metrics import (
     moments,
     subset_size,
 )
+from dit_lab.evaluation.reading import mistrust, reading_in, reading_of
 
 NO_PICTURES = "the reference holds statistics only, no pictures"
 INSTEAD = "take --features inception"
 NO_MAP = "the network has no map to take spatial features from"
 NO_SPATIAL = "the reference holds no pictures, and no statistics of these spatial features (mu_s, sigma_s)"
-ONE_CLASS = "a network learns nothing of real pictures that are all of one class: sort them into a folder a class"
-GOOD = 0.5  # of the way from chance to all: a network that reads real pictures less well has no figures to give
 
 
 class Measured(NamedTuple):
@@ -63,15 +62,13 @@ def measure(network: Network, drawn: Seen, asked, reference: Reference, batch_si
     if reference.pixels is not None:
         real = network.see(batches(reference.pixels, batch_size), len(reference.pixels), "real pictures")
     both, known = Both(drawn, real, fitted(reference, drawn)), network.about["network"] == "inception"
-    figures, classes = {}, len(network.classes)
+    figures, classes, reading = {}, len(network.classes), reading_of(network.about)
     if not known and reference.images is not None and classes != 1:  # one class is always read right
-        labels = torch.from_numpy(reference.images.labels_shown)
-        figures["agreement_of_real"] = agreement(real.logits.argmax(1), labels)
-    # What it reads was found out when it was trained, whatever it is compared with now; one that is older kept nothing.
-    accuracy, count = network.about.get("accuracy"), network.about.get("held_back")
-    if accuracy is None and "agreement_of_real" in figures:
-        accuracy, count = figures["agreement_of_real"], len(labels)
-    blind = None if known else mistrust(accuracy, classes, count)
+        here = reading_in(real.logits.argmax(1), reference.images.labels_shown)
+        figures["agreement_of_real"] = here.accuracy
+        # What it reads was found out when it was trained, whatever it is compared with now; an older one kept nothing.
+        reading = here if reading.accuracy is None else reading
+    blind = None if known else mistrust(reading, classes)
     todo = ways(both, known, seed) | ({} if known or asked is None else {"agreement": partial(agreed, drawn, asked[0])})
     left_out = {name: f"{blind}, or {INSTEAD}" for name in todo} if blind else obstacles(both, known)
     if "agreement" in todo and not blind and not same_classes(asked[1], network.classes):
@@ -165,30 +162,6 @@ def unspread(figures: dict, spreads: dict, drawn: Seen, known: bool) -> dict[str
             why = f"without a twentieth the covariance of {width} features is singular"
             found[f"spread of {name}"] = f"{count} samples are too few, it takes {least}: {why}"
     return found
-
-
-def mistrust(accuracy: float | None, classes: int, count: int | None = None) -> str | None:
-    """Why the figures of a small network say nothing, and what to do; None where they do, or nobody knows.
-
-    `accuracy` is the share of real pictures that it reads, and `count` how many they are, None where it was not kept.
-    """
-    if classes == 1:
-        return ONE_CLASS
-    return None if accuracy is None else blindness(accuracy, classes, count)
-
-
-def blindness(accuracy: float, classes: int, count: int | None = None) -> str | None:
-    """Why the figures of a network that reads real pictures so well are not worth telling; None where they are.
-
-    An accuracy says nothing of fewer than two classes: `mistrust` has asked before.
-    """
-    if classes < 2 or accuracy >= (least := (GOOD + (1 - GOOD) / classes)):
-        return None
-    of = "" if count is None else f" ({round(accuracy * count)} of {count})"
-    return (
-        f"the network reads only {accuracy:.0%} of real pictures that it has not seen{of}, chance {1 / classes:.0%}, "
-        f"and below {least:.0%} its figures say nothing: train it on more pictures"
-    )
 
 
 def same_classes(names: list[str], others: list[str]) -> bool:

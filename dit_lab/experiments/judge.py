@@ -13,7 +13,8 @@ from dit_lab.data.pixels import shown
 from dit_lab.data.splits import HALVES, named_splits, whole
 from dit_lab.diffusion import process_of
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
-from dit_lab.evaluation.measuring import mistrust, singular
+from dit_lab.evaluation.measuring import singular
+from dit_lab.evaluation.reading import Reading, mistrust, reading_in, reading_of
 from dit_lab.experiments.plan import Plan
 
 MEASURED = "train_to_test_frechet"
@@ -39,11 +40,11 @@ class Judge:
         train, test = self.pictures
         for split, images in zip(self.splits, self.pictures, strict=True):
             check_enough(len(images), f"give --data whose split {split} has more")
-        check_trusted(plan.data, len(test.names))
+        check_trusted(plan.data, len(test.names), Reading())
         self.classifier, _ = judge_for(test, self.splits[1], lambda: train, folder)
         seen, self.real = judge(self.classifier, everything(test))
-        self.accuracy, self.held_back = reading(self.classifier, seen, test)
-        check_trusted(plan.data, len(test.names), self.accuracy, self.held_back)
+        self.reading = reading(self.classifier, seen, test)
+        check_trusted(plan.data, len(test.names), self.reading)
         self.train, self.test, self.decode = *self.pictures, lambda samples: samples
         if plan.vae:
             self.train, self.test = (latents(plan, size, split, folder) for split in self.splits)
@@ -52,7 +53,7 @@ class Judge:
     def about(self) -> dict[str, float | int]:
         """What a reader of its figures must know of it, as results keep it among their settings."""
         rebuilt = {REBUILT: self.distance_of_rebuilt()} if self.plan.vae else {}
-        read = {ACCURACY: self.accuracy, HELD_BACK: self.held_back}
+        read = {ACCURACY: self.reading.accuracy, HELD_BACK: self.reading.held_back}
         halved = {SPLITS: list(self.splits)} if self.splits == HALVES else {}
         return {MEASURED: self.distance_of_real(), **rebuilt, **read, **halved}
 
@@ -106,21 +107,19 @@ def check_enough(count: int, advice: str) -> None:
         raise ValueError(f"{reason}; {advice}")
 
 
-def check_trusted(data: str, classes: int, accuracy: float | None = None, count: int | None = None) -> None:
-    """Raise ValueError where a classifier is no judge that reads such a share of `count` pictures, None: not known."""
-    if reason := mistrust(accuracy, classes, count):
+def check_trusted(data: str, classes: int, reading: Reading) -> None:
+    """Raise ValueError where a classifier of so many classes that reads so much of real pictures is no judge."""
+    if reason := mistrust(reading, classes):
         raise ValueError(f"models of {shown(data)} cannot be judged: {reason}")
 
 
-def reading(classifier: Classifier, seen: torch.Tensor, test) -> tuple[float, int]:
-    """The share of real pictures that a classifier reads of those held back from it, and how many these are.
+def reading(classifier: Classifier, seen: torch.Tensor, test) -> Reading:
+    """What a classifier reads of real pictures held back from it.
 
     One of an earlier version kept none of that: then of the test pictures, in which it has `seen: n` classes.
     """
-    about = classifier.about
-    if "accuracy" not in about:
-        return agreement(seen, torch.from_numpy(test.labels_shown)), len(test)
-    return about["accuracy"], about["held_back"] if "held_back" in about else about["splits"]["test"]["pictures"]
+    kept = reading_of(classifier.about)
+    return reading_in(seen, test.labels_shown) if kept.accuracy is None else kept
 
 
 def latents(plan: Plan, size: int | None, split: str, folder: Path) -> Latents:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import torch
-
 from dit_lab.data import open_data
 from dit_lab.evaluation import everything, judge, train_classifier
 from dit_lab.evaluation.features import keep, recipe_for
+from dit_lab.evaluation.reading import reading_in
 from dit_lab.files import make_folder, writable
 from dit_lab.program import run
 
@@ -25,15 +24,15 @@ def judge_command(*, data: str, out: Path, size: int | None = None, epochs: int 
     splits = {split: open_data(data, split=split, size=size) for split in ("train", "test")}
     train, test = splits.values()
     model = train_classifier(train, epochs=epochs, seed=seed)
-    accuracy = (judge(model, everything(test))[0] == torch.from_numpy(test.labels)).double().mean().item()
+    reading = reading_in(judge(model, everything(test))[0], test.labels_shown)
     make_folder(out.parent)
     about = {
         "data": data.rstrip("/").rpartition("/")[2], "shape": list(train.shape), "classes": train.names,
-        "splits": {split: images.fingerprint for split, images in splits.items()}, "accuracy": accuracy,
+        "splits": {split: images.fingerprint for split, images in splits.items()}, **reading.known,
         "epochs": epochs or recipe_for(train.shape[0]).epochs, "seed": seed,
     }  # fmt: skip
     keep(out, model, about)
-    print(f"{out}: {accuracy:.2%} of {len(test):,} test pictures")
+    print(f"{out}: {reading.accuracy:.2%} of {len(test):,} test pictures")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import torch
 from dit_lab.checkpoints.reading import read_safetensors
 from dit_lab.data import Images
 from dit_lab.evaluation import Classifier, features, train_classifier
-from dit_lab.evaluation.features import Network, Seen, accuracy_of, classifier_for, keep, parted
+from dit_lab.evaluation.features import Network, Seen, classifier_for, keep, parted, read_by
 
 NAMES = ["one", "two"]
 
@@ -91,7 +91,8 @@ def test_its_accuracy_is_the_share_that_it_reads_of_any_number():
     images, model = dots(1, (4, 4), 1100), Classifier(1, (4, 4), 2).eval()
     right = images.labels == model(images.batch([0])[0]).argmax().item()  # the pictures are all alike
     for among in np.arange(1100), np.arange(501), np.flatnonzero(right)[:7], np.flatnonzero(~right)[:7]:
-        assert accuracy_of(model, images, among) == right[among].mean()
+        chance = max(images.labels[among].mean(), 1 - images.labels[among].mean())
+        assert read_by(model, images, among) == (right[among].mean(), len(among), chance)
 
 
 def test_a_kept_one_is_in_fp16_and_counts_in_whole_numbers(tmp_path):

@@ -113,6 +113,7 @@ def test_a_network_made_to_ship_is_found_again_by_the_labels_and_the_size_not_by
     assert shipped(open_data("digits", split="test", size=12), "test") is None
     network = small_network(test, "test", pytest.fail, tmp_path / "never", CPU)
     assert network.about["name"] == "whatever" and not (tmp_path / "never").exists()
+    assert network.about["held_back"] == len(test) and about["chance"] == np.bincount(test.labels).max() / len(test)
 
 
 def test_grey_pictures_are_judged_in_grey_whether_one_channel_or_three_copies(tmp_path, digits):

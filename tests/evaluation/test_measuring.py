@@ -10,8 +10,9 @@ from dit_lab.data import Images
 from dit_lab.evaluation import spread
 from dit_lab.evaluation.features import Network, Seen
 from dit_lab.evaluation.judging import Reference
-from dit_lab.evaluation.measuring import batches, blindness, measure, same_classes, scored
+from dit_lab.evaluation.measuring import batches, measure, same_classes, scored
 from dit_lab.evaluation.metrics import covered, frechet_of_moments, inception_score, kernel_distance, moments
+from dit_lab.evaluation.reading import Reading, mistrust
 
 
 def look(pixels):
@@ -73,9 +74,9 @@ def test_figures_and_spreads_are_those_of_what_was_seen_in_parts():
 
 
 @pytest.mark.parametrize(("accuracy", "classes", "worth"), [(0.55, 10, True), (0.549, 10, False), (0.75, 2, True),
-    (0.749, 2, False), (0.0, 1, True), (0.0, 0, True)])  # fmt: skip
+    (0.749, 2, False), (0.0, 0, True), (None, 10, True)])  # fmt: skip
 def test_a_network_is_worth_asking_from_half_the_way_between_chance_and_all_on(accuracy, classes, worth):
-    assert (blindness(accuracy, classes) is None) == worth
+    assert (mistrust(Reading(accuracy), classes) is None) == worth
 
 
 def test_class_numbers_mean_the_same_by_equal_names_or_by_none():

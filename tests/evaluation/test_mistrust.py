@@ -77,13 +77,45 @@ def test_how_many_pictures_an_accuracy_rests_on_is_said_with_it():
         (one, dict(accuracy=0.4, held_back=5), "40% of real pictures that it has not seen (2 of 5), chance 33%"),
         (one, dict(accuracy=5 / 14, held_back=14), "36% of real pictures that it has not seen (5 of 14), chance 33%"),
         (one, dict(accuracy=0.4), "40% of real pictures that it has not seen, chance 33%"),
-        (one._replace(images=Images(pictures(50), labels, list("abc"))), {}, "not seen (20 of 50), chance 33%"),
+        (one._replace(images=Images(pictures(50), labels, list("abc"))), {}, "not seen (20 of 50), chance 38%"),
     ):
         assert all(told in reason for reason in measured(reference, **about).left_out.values())
+
+
+def test_a_network_that_always_names_the_largest_class_is_mistrusted_however_large_that_is():
+    one = Reference(pictures(50), None, None, {})
+    for about, told in (
+        (dict(accuracy=0.9, held_back=20, chance=0.9), "only 90% of real pictures that it has not seen (18 of 20), "),
+        (dict(accuracy=0.9, held_back=20, chance=0.9), "chance 90%, and below 95%"),
+        (dict(accuracy=0.94, held_back=50, chance=0.9), "and below 95% its figures say nothing"),
+        (dict(accuracy=1.0, held_back=2, chance=1.0), "has not seen (2) are all of one class"),
+    ):
+        _, _, left_out = measured(one, **about)
+        assert set(left_out) == ALL and all(told in reason for reason in left_out.values())
+    assert "frechet" in measured(one, accuracy=0.95, held_back=40, chance=0.9).figures
+
+
+def test_one_that_kept_no_accuracy_is_compared_with_the_largest_class_of_what_it_is_shown():
+    always = lambda pixels: look(pixels)._replace(logits=torch.eye(3)[[0] * len(pixels)])
+    network = Network(always, 3, {"network": "small"}, list("abc"))
+    images = Images(pictures(50), np.where(np.arange(50) < 45, 0, 1), list("abc"))
+    seen, reference = network.see([pictures(60, 1)], 60, "samples"), Reference(images.pixels, None, images, {})
+    figures, _, left_out = measure(network, seen, None, reference, 7, 0)
+    assert figures == {"agreement_of_real": 0.9} and "(45 of 50), chance 90%" in left_out["frechet"]
+
+
+def test_a_network_keeps_the_share_of_the_largest_class_among_the_pictures_held_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "LEAST_STEPS", 1)
+    images = Images(pictures(100), np.where(np.arange(100) % 5 == 0, 1, 0), ["a", "b"])
+    network = features.small_network(images, "train", lambda: images, tmp_path, torch.device("cpu"))
+    unseen = features.parted(100)[1]
+    assert network.about["chance"] == 1 - images.labels[unseen].mean() > 0.5
+    assert network.about["held_back"] == 10
 
 
 def test_a_certified_accuracy_is_printed_to_four_places_and_other_numbers_as_they_are():
     groups = dict.fromkeys(("samples", "checkpoint", "reference", "versions"), {})
     result = measured(STATISTICS, accuracy=5 / 14)._asdict() | groups
-    printed = table(result | {"features": dict(accuracy=5 / 14, held_back=14, scaling_factor=0.182151)}, Path("out"))
-    assert "\nfeatures: accuracy 0.3571, held_back 14, scaling_factor 0.182151\n" in printed
+    about = dict(accuracy=5 / 14, held_back=14, chance=1 / 3, scaling_factor=0.182151)
+    printed = table(result | {"features": about}, Path("out"))
+    assert "\nfeatures: accuracy 0.3571, held_back 14, chance 0.3333, scaling_factor 0.182151\n" in printed

@@ -119,7 +119,7 @@ def test_a_judge_that_ships_reads_what_it_was_made_to_know_of_its_test_pictures(
     test = open_data("mnist-small", split="test")
     shipped = Classifier(1, (28, 28), 10)
     shipped.about = {"accuracy": 0.99, "splits": {"test": {"pictures": 10_000}}}
-    assert judge_file.reading(shipped, None, test) == (0.99, 10_000)
+    assert judge_file.reading(shipped, None, test) == (0.99, 10_000, None)
 
 
 @pytest.fixture

@@ -84,9 +84,11 @@ def begun_at(t):
     return late(FLOW, [t, 400.0, 100.0])
 
 
-def test_a_walk_begins_late_from_where_a_picture_should_be_seen_in_the_noise():
+def test_a_walk_begins_late_from_where_a_picture_should_be_seen_in_the_noise(monkeypatch):
     edge = 1000 * (1 - SEEN)
     assert begun_at(1000.0) == begun_at(edge + 1) == "" and begun_at(edge - 1)
+    monkeypatch.setattr("dit_lab.diffusion.unusual.SEEN", 0.5)  # which is exactly a step's
+    assert begun_at(501.0) == "" and begun_at(500.0)
     assert begun_at(500.0) == (
         "the walk begins at t = 500 with noise alone, as is right at t = 1000; there should be 0.50 of a picture in "
         "it: begin nearer t = 1000, or with a picture (sample --from-picture)"

@@ -80,7 +80,7 @@ class Ahead:
         slots[y] = torch.arange(count, device=y.device)
 
         def looked_up(t, y):
-            rows = torch.bucketize(t.float(), between) * count + slots[y]
+            rows = torch.bucketize(t.float().contiguous(), between) * count + slots[y]  # else it warns of a copy
             return {dtype: table[rows] for dtype, table in tables.items()}
 
         return self.asking(self.looking, looked_up)

@@ -10,10 +10,11 @@ from tqdm.auto import tqdm
 from dit_lab.checkpoints import Told, load
 from dit_lab.checkpoints.describing import QUALITIES
 from dit_lab.checkpoints.own import JSON, NAME
+from dit_lab.data.pictures import say
 from dit_lab.diffusion import SAMPLERS, searched
-from dit_lab.diffusion.searching import check_sampler
+from dit_lab.diffusion.searching import beginnings, check_sampler, walked_at_most
 from dit_lab.files import read_json, writable, write_json
-from dit_lab.models import PRECISION, fast, pick_device
+from dit_lab.models import COMPILE, PRECISION, fast, pick_device
 
 
 def search_steps_command(
@@ -29,6 +30,7 @@ def search_steps_command(
     weights: Literal["ema", "model"] = "ema",
     device: str = "auto",
     precision: PRECISION = "fp32",
+    compile: Literal[tuple(COMPILE)] = "auto",
 ) -> None:
     """Search timesteps for a model by trying: from the same noises, the nearest to what 200 steps draw.
 
@@ -45,6 +47,8 @@ def search_steps_command(
         weights: Which weights of a training checkpoint that holds both.
         device: cpu, cuda, mps, or auto.
         precision: What the blocks compute in.
+        compile: Have the steps compiled, which takes a minute or so: auto tries it where the walks that are to come
+            take ten times as long, and stays with what is faster.
     """
     check_sampler(sampler)
     if samples < 1:
@@ -54,9 +58,13 @@ def search_steps_command(
     loaded = load(checkpoint, weights=weights, device=device, **asdict(told))
     if cfg_scale != 1 and not loaded.config.num_classes:
         raise ValueError(f"{loaded.source} has no classes, so it cannot be guided: give --cfg-scale 1")
-    model = fast(loaded.model, precision=precision, batch=samples * (1 + (cfg_scale != 1)))
     clip = None if loaded.codec_hint == "pixels" else False  # as `sample` has it; no VAE is opened for that
-    with tqdm(desc=f"walks of {steps} steps", unit="walk") as bar:
+    beginnings(loaded.config, sampler, steps, samples, clip_x0=clip)  # refuses what cannot be searched, before the rest
+    model = fast(
+        loaded.model, precision=precision, compile=COMPILE[compile], batch=samples * (1 + (cfg_scale != 1)),
+        forwards=walked_at_most(steps), tell=say,
+    )  # fmt: skip
+    with tqdm(desc=f"walks of {steps} steps, {model.speed}", unit="walk") as bar:
         found, error, even = searched(
             model, sampler, steps, noises=samples, tried=lambda nearest: bar.update() or bar.set_postfix(error=nearest),
             cfg_scale=cfg_scale, clip_x0=clip,

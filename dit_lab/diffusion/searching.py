@@ -20,6 +20,7 @@ from dit_lab.program import quoted
 NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged
 REFERENCE = 200
 ROUNDS = 3
+SPACINGS = 4  # known ones, to begin at
 MOVES = -0.5, -0.25, 0.25, 0.5  # of the way to the neighbour
 
 
@@ -34,18 +35,8 @@ def searched(
     a rule, of a flow too. Raises ValueError where a process can only be walked evenly, on a single step, without noises
     to walk from, and on a sampler that puts fresh noise in.
     """
-    check_sampler(sampler, options.get("eta", 0))
-    if not whole(noises) or noises < 1:
-        raise ValueError(f"noises must be a whole number from 1 on, not {quoted(noises)}")
-    process = process_of(model.config)
-    check_steps(steps, 100)
-    if steps == 1:
-        raise ValueError("one step begins where there is only noise: of two or more the others can be searched")
-    if not clips(model.config, process, options.get("clip_x0")):
-        process = process.readable()
+    process, known = beginnings(model.config, sampler, steps, noises, **options)
     told = lambda places: process.timesteps[list(places)].tolist()
-    known = spacings(process, steps)
-    picked(process, told(known[0]))  # what cannot be walked so is refused before anything is drawn
     labels = [number % max(model.config.num_classes, 1) for number in range(noises)]
     draw = lambda walk: generate(model, labels, sampler=sampler, seed=SEED, steps=walk, **options)
     goal = draw(REFERENCE)
@@ -67,6 +58,27 @@ def searched(
         if best == before:
             break
     return told(best), error(best), even
+
+
+def beginnings(config, sampler: str, steps: int, noises: int, **options) -> tuple[Process, list[list[int]]]:
+    """The process of a search, and the places that it begins at. Raises ValueError as `searched` does."""
+    check_sampler(sampler, options.get("eta", 0))
+    if not whole(noises) or noises < 1:
+        raise ValueError(f"noises must be a whole number from 1 on, not {quoted(noises)}")
+    process = process_of(config)
+    check_steps(steps, 100)
+    if steps == 1:
+        raise ValueError("one step begins where there is only noise: of two or more the others can be searched")
+    if not clips(config, process, options.get("clip_x0")):
+        process = process.readable()
+    known = spacings(process, steps)
+    picked(process, process.timesteps[known[0]].tolist())  # what cannot be walked so is refused before it is drawn
+    return process, known
+
+
+def walked_at_most(steps: int, rounds: int = ROUNDS) -> int:
+    """How many steps a search takes at most, those of the many among them: places tried before are not walked again."""
+    return REFERENCE + steps * (1 + SPACINGS + rounds * (steps - 1) * len(MOVES))
 
 
 def check_sampler(sampler, eta=0) -> None:

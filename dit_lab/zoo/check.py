@@ -5,15 +5,19 @@ features give a Fréchet distance, next to the one between real training and tes
 """
 
 import json
+import math
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from dit_lab.checkpoints import load
 from dit_lab.data import open_data, picture_codec
+from dit_lab.data.pictures import say
 from dit_lab.evaluation import Sampling, agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.evaluation.samples import BATCH
 from dit_lab.files import make_folder, writable, write_json
-from dit_lab.models import PRECISION, fast, pick_device
+from dit_lab.models import COMPILE, PRECISION, check_compiler, fast, pick_device
 from dit_lab.program import run
 
 FIGURES = "figures.json"
@@ -32,6 +36,7 @@ def check(
     vae: str | None = None,
     device: str = "auto",
     precision: PRECISION = "fp32",
+    compile: Literal[tuple(COMPILE)] = "no",
     out: Path | None = None,
 ) -> dict:
     """Measure a zoo checkpoint and write `figures.json` beside it.
@@ -48,9 +53,14 @@ def check(
         device: Where samples are drawn: cpu, cuda, mps, or auto; the noise is the same on each.
         precision: What the model's blocks compute in: fp32, as the recorded figures were made; bf16 or fp16, sooner, a
             little off and said beside them; or auto, what is faster.
+        compile: Have the steps compiled, which takes a minute or so and is off by rounding alone, and said beside the
+            figures where it is done: auto tries it where the work takes ten times as long, and stays with what is
+            faster.
         out: Where figures.json goes, and a classifier where none ships (default: the checkpoint's folder in the zoo).
     """
     place = pick_device(device)
+    if COMPILE[compile] is True:
+        check_compiler(place)
     loaded = load(name, device=place)
     if out is None and not (out := Path(__file__).parent / name).is_dir():
         raise ValueError(f"{name} is not in the zoo: say with --out where its figures go")
@@ -61,10 +71,16 @@ def check(
     classifier, _ = judge_for(test, "test", lambda: train, out)
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
-    model = fast(loaded.model, precision=precision, batch=Sampling(cfg_scale=cfg_scale).passes)
+    forwards = steps * sum(math.ceil(count / BATCH) for count in (samples, distance_samples))
+    model = fast(
+        loaded.model, precision=precision, compile=COMPILE[compile], batch=Sampling(cfg_scale=cfg_scale).passes,
+        forwards=forwards, tell=say,
+    )  # fmt: skip
     settings = {"sampler": "ddim", "steps": steps}
     if model.speed.precision != "fp32":
         settings["precision"] = model.speed.precision
+    if model.speed.compiled:
+        settings["compiled"] = True
     decode = lambda latents: codec.decode(latents).cpu()  # the classifier, which is small, stays on the CPU
 
     drawn, labels = draw(model, samples, steps, cfg_scale, decode)

@@ -9,6 +9,7 @@ from shared import ROOT, stirred
 from dit_lab.checkpoints import CheckpointError, load, save
 from dit_lab.diffusion import SAMPLERS, generate, process_of, quality, searching
 from dit_lab.diffusion.stochastic import FRESH
+from dit_lab.models import fast
 
 SHAPE = dict(dim=32, depth=1, heads=2, input_size=8, in_channels=1, num_classes=10)
 QUICK = ["--samples", 2, "--steps", 3, "--device", "cpu"]
@@ -60,6 +61,26 @@ def test_a_flow_keeps_its_searched_timesteps_too(command, tmp_path):
     code, _, told = command("search-steps", source, *QUICK, "--keep-as", "draft")
     assert code == 0, told
     assert load(source).qualities["draft"]["steps"][0] == 1000.0
+
+
+@pytest.mark.parametrize(("given", "compiled"), [([], "auto"), (["yes"], True), (["no"], False)])
+def test_its_walks_are_compiled_as_asked_and_by_itself_where_that_pays_for_all_of_them(
+    given, compiled, command, folder, monkeypatch
+):
+    asked = []
+    made = lambda model, **options: asked.append(options) or fast(model, precision=options["precision"])
+    monkeypatch.setattr("dit_lab.commands.search_steps.fast", made)
+    code, _, told = command("search-steps", folder, *QUICK, *(["--compile", *given] if given else []))
+    (options,) = asked
+    assert code == 0 and options["compile"] == compiled and options["batch"] == 4
+    assert options["forwards"] == searching.walked_at_most(3) and "walks of 3 steps, fp32" in told
+
+
+def test_steps_that_cannot_be_searched_are_refused_before_anything_is_compiled(command, folder, monkeypatch):
+    monkeypatch.setattr("dit_lab.commands.search_steps.fast", lambda *_, **__: pytest.fail("something was compiled"))
+    for steps, told in (1, "one step begins where there is only noise"), (0, "steps must be a whole number from 1"):
+        code, _, complaint = command("search-steps", folder, *QUICK, "--steps", steps)
+        assert code == 2 and told in complaint
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,17 @@ import pytest
 import torch
 from shared import random_model
 
-from dit_lab.diffusion import PROCESSES, Diffusion, Flow, generate, objective, process_of, sample, searched
+from dit_lab.diffusion import (
+    PROCESSES,
+    Diffusion,
+    Flow,
+    generate,
+    objective,
+    process_of,
+    sample,
+    searched,
+    searching,
+)
 from dit_lab.diffusion.process import Process
 from dit_lab.diffusion.searching import MOVES, SEED, falling, moved, spacings
 from dit_lab.diffusion.solvers import log_snr
@@ -49,6 +59,20 @@ def pretend(monkeypatch):
     picture = lambda far, steps: torch.full((1, 1, 1, 1), 0.0 if isinstance(steps, int) else float(far(steps)))
     put = lambda far: lambda model, labels, steps, **options: picture(far, steps)
     return lambda far: monkeypatch.setattr("dit_lab.diffusion.searching.generate", put(far))
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_how_many_steps_are_walked_is_known_before_roughly_and_never_more(rounds, pretend, monkeypatch):
+    walked, model = [], random_model()
+    pretend(lambda timesteps: 1 + sum(timesteps) / 1e4)
+    draw = searching.generate
+    count = lambda steps: walked.append(steps if isinstance(steps, int) else len(steps))
+    monkeypatch.setattr(
+        searching, "generate", lambda *given, steps, **o: count(steps) or draw(*given, steps=steps, **o)
+    )
+    searched(model, "dpmpp", 5, rounds=rounds, noises=1)
+    assert len(spacings(process_of(model.config), 5)) == searching.SPACINGS
+    assert 0.7 < sum(walked) / searching.walked_at_most(5, rounds) <= 1
 
 
 @pytest.mark.parametrize("known", range(4))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from dit_lab.data import Autoencoder, codec_of, open_codec
 from dit_lab.diffusion import objective
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge
 from dit_lab.evaluation.features import JUDGES, KEPT, opened, shipped
-from dit_lab.models import BLOCKS
+from dit_lab.models import BLOCKS, fast
 from dit_lab.zoo.check import check
 
 ZOO = Path(dit_lab.__file__).parent / "zoo"
@@ -207,3 +208,26 @@ def test_the_check_judges_a_flow_of_colour_pixels_as_it_draws_them(coloured, tmp
 def test_the_check_says_when_its_figures_are_of_half_precision(tmp_path):
     found = check("mnist", data="digits", samples=10, distance_samples=0, steps=2, precision="bf16", out=tmp_path)
     assert found["agreement"]["precision"] == "bf16"
+
+
+def test_the_check_has_its_steps_compiled_where_that_is_asked_for_and_says_so(tmp_path, monkeypatch):
+    asked, module = [], sys.modules["dit_lab.zoo.check"]
+
+    def pretended(model, *, compile, forwards, **options):
+        asked.append((compile, forwards))
+        quick = fast(model, **options)
+        quick.speed = replace(quick.speed, compiled=compile is True)
+        return quick
+
+    seen = dict(judge_for=lambda *_: (None, None), judge=lambda _, x: (torch.zeros(len(x)).long(), torch.eye(3)))
+    for name, value in (seen | dict(fast=pretended, BATCH=6)).items():
+        monkeypatch.setattr(module, name, value)
+    few = dict(data="digits", samples=10, distance_samples=0, steps=2, out=tmp_path)
+    plain, compiled = (check("mnist_adaln", **few, **more)["agreement"] for more in ({}, dict(compile="yes")))
+    assert compiled.pop("compiled") is True and plain == compiled
+    check("mnist_adaln", **few | dict(distance_samples=20, steps=1), compile="auto")
+    assert asked == [(False, 4), (True, 4), ("auto", 6)]
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("something was loaded"))
+    with pytest.raises(ValueError, match=r"--compile needs a C\+\+ compiler"):
+        check("mnist", **few, compile="yes", device="cpu")

@@ -176,6 +176,20 @@ def test_other_settings_are_told_plain_words_as_they_are_and_three_at_most(tmp_p
         some.kept(dict(count=8, steps=4, sampler=5, weights=6, codec=7))
 
 
+def test_older_settings_that_name_no_unusual_ways_are_of_the_usual_one_and_fit_whatever_code_draws(tmp_path):
+    some, usual = samples(tmp_path), dict(karras=False, shift=None, guidance_rescale=None)
+    some.open(SETTINGS, {})
+    some.path(0).touch()
+    for code in True, False:
+        assert some.kept(SETTINGS | usual | dict(compiled=code)).keys() == {*SETTINGS, "drawn_with"}
+    for name, value in dict(karras=True, shift=3.0, guidance_rescale=0.7).items():
+        with pytest.raises(ValueError, match=rf"has samples of {name} {usual[name]} \(now {value}\); give --out"):
+            some.kept(SETTINGS | usual | {name: value})
+    some.open(SETTINGS | usual | dict(compiled=False), {})
+    with pytest.raises(ValueError, match=r"has samples of compiled False \(now True\); give --out"):
+        some.kept(SETTINGS | usual | dict(compiled=True))
+
+
 def test_settings_that_do_not_say_which_versions_drew_are_unreadable(tmp_path):
     some = samples(tmp_path)
     some.path(0).touch()

@@ -129,6 +129,17 @@ def test_the_time_that_is_left_is_reckoned_from_a_forward_that_is_clocked_after_
     assert quick.speed.seconds == {"fp32": 2.0, "fp32 compiled": 2.0} and not quick.speed.compiled
 
 
+@torch.no_grad()
+def test_half_precision_that_was_tried_and_left_leaves_no_trace_in_fp32(monkeypatch):
+    monkeypatch.setattr(HERE, "halves", lambda device: ["bf16"])
+    monkeypatch.setattr(HERE, "timed", lambda calls, *_, **__: dict.fromkeys(calls, 1.0))
+    model = random_model()
+    quick = fast(model)
+    x, t, y = torch.ones(2, 3, *model.config.size), torch.tensor([500, 20]), torch.tensor([0, 1])
+    assert {*quick.speed.seconds} == {"fp32", "bf16"} and quick.speed.precision == "fp32"
+    assert torch.equal(quick(x, t, y), model(x, t, y)) and not hooks_left(quick)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.no_grad()
 def test_both_are_clocked_as_a_run_asks_them_with_what_it_makes_ahead(precision, asked, monkeypatch):

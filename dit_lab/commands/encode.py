@@ -64,7 +64,7 @@ def encode_command(
             images = open_data(data, split=split, size=size, labelled=labelled, crop=crop)
         if not isinstance(images, Images):
             raise ValueError(f"{data} holds latents already; give pictures")
-        if (classes := named_classes(images.names)) and crew.is_main_process:
+        if (classes := named_classes(images.names, out / INDEX)) and crew.is_main_process:
             say(classes)
         codec = Autoencoder(open_vae(vae), together=batch_size)
         made = about(images, codec, name_of(vae), split, shard_size, precision)

@@ -21,6 +21,7 @@ from einops import rearrange
 
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Autoencoder, named_classes, picture_codec
+from dit_lab.data.classes import names_of
 from dit_lab.data.pictures import say
 from dit_lab.diffusion import QUALITIES, how_many, late, process_of, sample
 from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
@@ -102,8 +103,9 @@ def evaluate_command(
             # What drew an older folder's batches cannot be known, so it is not said of those that come to them either.
             settings["compiled"] = kept.get("compiled") if kept else model.speed.compiled
             samples.open(settings, versions())
+            called = named_classes(loaded.labels, names_of(checkpoint))
             begins = late(process_of(loaded.config), sampling.steps)
-            for sentence in filter(None, (loaded.note, named_classes(loaded.labels), codec.note, begins)):
+            for sentence in filter(None, (loaded.note, called, codec.note, begins)):
                 say(sentence)
             say(f"sampling in {model.speed}")
         crew.wait_for_everyone()

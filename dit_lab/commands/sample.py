@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from dit_lab.checkpoints import Told, load
 from dit_lab.data import Pixels, class_numbers, codec_of, named_classes, write_grid
-from dit_lab.data.classes import namesakes
+from dit_lab.data.classes import names_of, namesakes
 from dit_lab.data.given import given_picture
 from dit_lab.data.pictures import say
 from dit_lab.diffusion import (
@@ -147,7 +147,7 @@ def sample_command(
         size=size, forwards=how_many(way["steps"]), tell=say,
     )  # fmt: skip
     recording = recorded_of(model)
-    called = named_classes(loaded.labels), *namesakes(labels, loaded.labels)
+    called = named_classes(loaded.labels, names_of(source)), *namesakes(labels, loaded.labels)
     begins = late(process, way["steps"]) if walk.from_picture is None else ""
     for sentence in filter(None, (loaded.note, *called, begins)):
         say(sentence)

@@ -9,6 +9,7 @@ import tyro
 from torch import nn
 
 from dit_lab.checkpoints import MetaRun, load, open_run
+from dit_lab.checkpoints.own import JSON
 from dit_lab.checkpoints.places import STATE
 from dit_lab.data import CROPS, named_classes, open_data
 from dit_lab.data.pictures import say
@@ -134,7 +135,7 @@ def train_command(
         say("one process has nobody to share with; --shard does nothing")
     with crew.main_process_first():  # the others then find what it has put into the cache
         images = open_data(data, split=split, size=size, labelled=labelled, crop=crop)
-    if (classes := named_classes(images.names)) and crew.is_main_process:
+    if (classes := named_classes(images.names, out / JSON)) and crew.is_main_process:
         say(classes)
     torch.manual_seed(options.seed)
     try:

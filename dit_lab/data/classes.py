@@ -1,11 +1,13 @@
 """Classes by number and by name: what a person types, and what stands beside a run."""
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 
 from dit_lab.program import quoted
 
-MOST = 20  # classes that are listed one by one
+MOST, FEW = 20, 3  # classes that are listed one by one, and how many where there are more
+NUMBER = re.compile("-?[0-9]{1,18}")  # of more digits no model has classes
 
 
 def class_numbers(asked: Sequence[str], names: Sequence[str] | None, classes: int) -> list[int]:
@@ -71,7 +73,7 @@ def plain(name: str) -> str:
 
 def is_number(name: str) -> bool:
     """Whether a name is a class's number; digits always are."""
-    return name.isascii() and name.lstrip("-").isdigit()
+    return NUMBER.fullmatch(name) is not None
 
 
 def called(name: str, numbers: set[int]) -> str:
@@ -86,11 +88,19 @@ def listed_names(known: dict) -> str:
     return ", ".join(names) if len(names) <= MOST else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
-def named_classes(names: Sequence[str] | None) -> str:
-    """Which number is which class, as a line: `4 classes: 0 circle, 1 square, …`; empty where there are no names."""
+def named_classes(names: Sequence[str] | None, where: object = "") -> str:
+    """Which number is which class, as a line: `4 classes: 0 circle, 1 square, …`; empty where there are no names.
+
+    Of many it is the first, how many more there are, and `where` all are.
+    """
     if not names or list(map(str, names)) == [str(number) for number in range(len(names))]:
         return ""
     told = [f"{number} {name}" for number, name in enumerate(names)]
-    if len(told) > MOST:
-        told = [*told[:3], "…", told[-1]]
-    return f"{len(names)} {'classes' if len(names) > 1 else 'class'}: {', '.join(told)}"
+    more = len(told) - FEW if len(told) > MOST else 0
+    left = f" and {more} more" + f"; all: {where}" * bool(where) if more else ""
+    return f"{len(names)} {'classes' if len(names) > 1 else 'class'}: {', '.join(told[: len(told) - more])}{left}"
+
+
+def names_of(source: str) -> str:
+    """Where the names of a checkpoint's classes are, whatever it is a file or a folder of."""
+    return f"dit_lab.load({source!r}).labels in Python"

@@ -4,6 +4,7 @@ The limits are generous: the largest VAEs in use have 4 levels of at most 1,024 
 channels of latents.
 """
 
+from dit_lab.checkpoints.own import NAME as OURS
 from dit_lab.data.rules import NUMBER, POSITIVE, SWITCH, Rule, each, maybe, one_of, whole
 from dit_lab.files import check_fields
 from dit_lab.program import escaped, quoted
@@ -48,6 +49,9 @@ def checked(config: dict) -> tuple[str, dict]:
     Raises ValueError that names the first value that is none of what it should be.
     """
     name = config.get("_class_name")
+    if name is None:
+        what = "a model, not a VAE" if config.get("format") == OURS else "no VAE of diffusers"
+        raise ValueError(f"it holds {what}: its config.json names no class, {' or '.join(RULES)}; give a VAE's folder")
     if not isinstance(name, str) or name not in RULES:
         found = escaped(name[:80]) if isinstance(name, str) else quoted(name)
         raise ValueError(f"it holds a {found}, not one of {', '.join(RULES)}")

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from shared import in_child, tiny_vae
 
+from dit_lab.checkpoints import save
 from dit_lab.data import open_codec, open_vae
 from dit_lab.data.previews import FalseColours
+from dit_lab.models import build
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 # What each changes in the config of a sound AutoencoderKL, and what is said of it.
@@ -208,3 +210,15 @@ def test_a_preview_that_is_none_leaves_false_colours(content, tmp_path):
 def test_a_codec_by_an_absurd_name_is_a_note(hint):
     note = open_codec(hint, channels=4).note
     assert "No VAE" in note and note.isprintable() and len(note) <= 400
+
+
+def test_a_folder_that_holds_a_model_is_said_to_hold_one_and_no_none(tmp_path):
+    shape = dict(in_channels=4, input_size=8, num_classes=2, depth=1, dim=16, heads=2)
+    save(tmp_path / "model", build("DiT-nano/4", **shape))
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / CONFIG).write_text('{"a": 1}')
+    for name, told in ("model", "it holds a model, not a VAE"), ("else", "it holds no VAE of diffusers"):
+        with pytest.raises(ValueError) as caught:
+            open_vae(str(tmp_path / name))
+        assert told in str(caught.value) and "None" not in str(caught.value)
+        assert str(caught.value).endswith("AutoencoderKL or AutoencoderTiny; give a VAE's folder")

@@ -237,6 +237,12 @@ def speed():
     yield f"S/2 is {small['ratio']:.1f}x, B/2 {base['ratio']:.1f}x the original {shares}"
     steps = [lines_of("bench-avx512")[f"DiT-{size} training step, {batch}", "dit_lab, bf16"] for size, batch in STEPS]
     yield f"a training step {steps[0]['ratio']:.1f}x and {steps[1]['ratio']:.1f}x"
+    full = lines_of("bench-avx2")
+    ratio = lambda work, who: f"{full[work, who]['ratio']:.2f}x"
+    plain, compiled = ([ratio(work, f"dit_lab, {how}") for work in cpu] for how in ("fp32", "fast, fp32, compiled"))
+    yield f"ours is {plain[0]} it for S/2 and {plain[1]} for B/2, compiled {compiled[0]} and {compiled[1]}"
+    good = full["mnist, 8 guided pictures", "dit_lab, fp32, good (unipc 10)"]
+    yield f"eight guided digits by `good` {good['ratio']:.1f}x as soon as by 50 of DDIM"
 
 
 @says("README.md")
@@ -366,6 +372,7 @@ def missing():
     yield f"own: {over(s, plain, 'fast, bf16, compiled'):.2f}x and {over(b, plain, 'fast, bf16, compiled'):.2f}x where"
     exact = [f"{over(s, plain, how):.2f}x and {over(b, plain, how):.2f}x" for how in ("fp32", "fast, fp32, compiled")]
     yield f"In fp32 {exact[0]}, where 1.1x were hoped for, compiled {exact[1]}"
+    yield from without_bf16(s, b)
     training = [over(f"DiT-{size} training step, {batch}", plain, "fp32") for size, batch in STEPS]
     yield f"Training in fp32 is {training[0]:.2f}x (S/2) and {training[1]:.2f}x (B/2) the original's"
     on_gpu = {who: line["median"] for (work, who), line in gpu.items() if work == "DiT-XL/2 training step, 32"}
@@ -383,6 +390,27 @@ def missing():
     yield f"training step: {100 * gpu[step, 'dit_lab, bf16, compiled']['share']:.0f} % of the peak"
     slower = lambda kind: 1 / gpu[f"U-DiT-S folded forward, 64, {kind}", f"U-DiT-S, {kind}"]["ratio"]
     yield f"takes {slower('bf16'):.1f} times DiT-S/2's time in bf16 on the H100, and {slower('fp32'):.1f} times in fp32"
+
+
+def without_bf16(s, b):
+    """What the log says of a CPU that has none."""
+    few, plain, half = lines_of("bench-avx2"), "original, its default (fp32)", "dit_lab, fast, fp32, compiled"
+    over = lambda work, who, ours: f"{few[work, who]['median'] / few[work, ours]['median']:.2f}x"
+    yield f"S/2 is {over(s, plain, 'dit_lab, fp32')} the original, B/2 {over(b, plain, 'dit_lab, fp32')}, and of"
+    yield f"diffusers {' and '.join(over(work, 'diffusers, fp32', 'dit_lab, fp32') for work in (s, b))}, where 1.1x"
+    yield f"compiled {over(s, plain, half)} and {over(b, plain, half)} where 1.4x were"
+    assert few[s, plain]["share"] * 1.4 > few[b, plain]["share"] * 1.4 > 1
+    yield f"reaches {100 * few[s, plain]['share']:.0f} % of the peak there"
+    steps = [f"DiT-{size} training step, {batch}" for size, batch in STEPS]
+    for how, hoped in ("", 1.1), (", compiled", 1.3):
+        both = " and ".join(over(step, plain, f"dit_lab, fp32{how}") for step in steps)
+        yield f"{both} where {hoped}x were"
+    fp16 = "DiT-XL/2 fp16, 1.35 GB"
+    yield f"takes {few[fp16, 'load']['median'] / few[fp16, 'its bytes alone']['median']:.1f} times as long as reading"
+    run = [line for (work, _), line in few.items() if work == "mnist, 8 guided pictures"]
+    (good,) = [line["ratio"] for line in run if line["who"].startswith("dit_lab, fp32, good")]
+    udit = 1 / few["U-DiT-S folded forward, 8, fp32", "U-DiT-S, fp32"]["ratio"]
+    yield f"({good:.2f}x for 4x) and the U-DiT ({udit:.2f} times"
 
 
 @says(MANY)

@@ -4,13 +4,12 @@ Contestants take turns in one process, and of each the median, its spread, the r
 matrix-product peak measured in the same run, and the numerical error are given.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from dit_lab.commands.bench.gpu import bench_gpu
+from dit_lab.commands.bench.gpu import bench_gpu, finished
 from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
 from dit_lab.commands.bench.looking import bench_look
@@ -24,6 +23,7 @@ from dit_lab.files import writable
 from dit_lab.models import DiTConfig, preset
 
 WHAT = Literal["forward", "sample", "run", "train", "load", "look", "app", "growth", "gpu", "all"]
+PAGED = "look", "growth", "app"  # with lines, and so a page, of their own
 
 
 def bench_command(
@@ -45,10 +45,11 @@ def bench_command(
     Args:
         what: What to time: run is whole runs of trained models with the errors of their samples, few steps and caches
             among them, gpu all rows for a GPU, look each look inside a run, app the app with many who use it at once,
-            growth how cost grows with tokens, width, depth, batch and steps, all everything else.
+            growth how cost grows with tokens, width, depth, batch and steps, all everything but gpu, what takes least
+            first and without what fails, which says why: an hour or so on two cores, longer with --compile.
         models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; load and gpu: DiT-XL/2; look:
             DiT-S/2 and the zoo's mnist, there checkpoints may be named too; run: the zoo's mnist, or checkpoints; app:
-            checkpoints to serve, else the zoo).
+            checkpoints to serve, else the zoo). Of all they are raced and loaded, and the others have their own.
         batch: Latents a call, of forward, sample, train and all (default: 8 for DiT-S/2 and 4 for others, at a guided
             step 4 pictures).
         rounds: Turns that each side takes, of all but app; the first two warm up and are not counted (default: 7).
@@ -57,7 +58,7 @@ def bench_command(
         device: cpu or cuda (default: cpu; gpu: the GPU that is there).
         original: A checkout of facebookresearch/DiT to time too in forward, sample, train, gpu and all; it needs timm.
         compile: Also time compiled code, in the same; each first call takes a minute or so.
-        out: Folder for bench-WHAT.json and bench-WHAT.md.
+        out: Folder for bench-WHAT.json and bench-WHAT.md; of all also for those of look, growth and app.
     """
     check_options(
         what, models=models, batch=batch, rounds=rounds, clients=clients, seconds=seconds, original=original,
@@ -66,27 +67,36 @@ def bench_command(
     place, rounds = place_for(what, device), rounds or 7
     check_contestants(original, compile, place)
     if out is not None:
-        writable(out / f"bench-{what}.json", out / f"bench-{what}.md")
-    if what == "app":
-        return bench_app(models, clients or 10, seconds or 300.0, str(place), {"machine": machine(place)}, out)
-    about = {"machine": machine(place), "rounds": rounds}
-    if what == "growth":
-        return bench_growth(rounds, place, about, out)
-    if what == "look":
-        return bench_look(models or ("DiT-S/2", "mnist"), rounds, place, about, out)
-    told = ", ".join(f"{name}: {value}" for name, value in about.items())
-    if what == "run":
-        runs = {name: opened(name, place) for name in models or ("mnist",)}
-        about |= {"error": f"of a sample, against {ALL:,} steps of DDIM in fp32"}
-        works = (bench_run(name, loaded, rounds, place) for name, loaded in runs.items())
+        names = (what, *PAGED) if what == "all" else (what,)
+        writable(*(out / f"bench-{name}.{kind}" for name in names for kind in ("json", "md")))
+    known = {"machine": machine(place), "rounds": rounds}
+    named = () if what == "all" else models
+    paged = {
+        "look": lambda: bench_look(named or ("DiT-S/2", "mnist"), rounds, place, known, out),
+        "growth": lambda: bench_growth(rounds, place, known, out),
+        "app": lambda: bench_app(named, clients or 10, seconds or 300.0, f"{place}", {"machine": machine(place)}, out),
+    }
+    if what in paged:
+        return paged[what]()
+    check_models(what, models)
+    about, runs = dict(known), {}
+    if what in ("run", "all"):
+        runs = {name: opened(name, place) for name in named or ("mnist",)}
+        about[f"error{' of whole runs' * (what == 'all')}"] = f"of a sample, against {ALL:,} steps of DDIM in fp32"
+    print(", ".join(f"{name}: {value}" for name, value in known.items()))
+    measured = partial(Field.measured, place, rounds, original, compile, about)
+    if what == "gpu":
+        works = bench_gpu(measured, *models)
     else:
-        if others := [name for name in models if not isinstance(preset(name), DiTConfig)]:
-            raise ValueError(
-                f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway"
-            )
-        measured = partial(Field.measured, place, rounds, original, compile, about)
-        works = chain(loads(what, models, rounds, place, about), races(what, models, batch, measured))
-    print(told)
+        races = {} if what in ("load", "run") else raced(what, models, batch, measured())
+        runs = {f"runs of {name}": partial(bench_run, name, loaded, rounds, place) for name, loaded in runs.items()}
+        files = models or ("DiT-XL/2",) if what in ("load", "all") else ()
+        loads = {f"loading {name}": partial(bench_load, name, rounds, place, about) for name in files}
+        if what == "all":  # what takes least first
+            parts = races | runs | {name: paged[name] for name in ("look", "growth")} | loads | {"app": paged["app"]}
+            works = (finished(name, bench) or [] for name, bench in parts.items())
+        else:
+            works = (bench() for bench in (races | runs | loads).values())
     lines = []
     for found in works:
         lines += found
@@ -95,24 +105,23 @@ def bench_command(
     kept(out, what, about, lines)
 
 
-def loads(what: str, models: tuple[str, ...], rounds: int, place, about: dict) -> Iterator[list[Line]]:
-    """What there is to load, a preset at a time."""
-    for name in models or ("DiT-XL/2",) if what in ("load", "all") else ():
-        yield bench_load(name, rounds, place, about)
+def check_models(what: str, models: tuple[str, ...]) -> None:
+    """Raise ValueError on a preset that is not there, and on one to be raced that diffusers does not have."""
+    others = [name for name in models if what != "run" and not isinstance(preset(name), DiTConfig)]
+    if others and what != "load":
+        raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
 
 
-def races(what: str, models: tuple[str, ...], batch: int | None, measured: Callable) -> Iterator[list[Line]]:
-    """What contestants race at, a work at a time; `measured() -> Field` comes before."""
-    presets = models or ("DiT-S/2", "DiT-B/2")
-    if what == "gpu":
-        yield from bench_gpu(measured, *models)
-    elif what != "load":
-        field = measured()
-        for name in presets if what in ("forward", "all") else ():
-            yield bench_forward(name, batch or latents(name), field)
-        for name in presets if what in ("sample", "all") else ():
-            yield bench_step(name, batch or 4, field)
-        for name in presets if what in ("train", "all") else ():
-            yield bench_training((name,), batch or 0, field)
-        if what in ("forward", "all"):
-            yield bench_udit(batch or 8, field)
+def raced(what: str, models: tuple[str, ...], batch: int | None, field: Field) -> dict[str, Callable[[], list[Line]]]:
+    """What contestants race at, by name."""
+    found, presets, every = {}, models or ("DiT-S/2", "DiT-B/2"), what == "all"
+    if every or what == "forward":
+        found |= {
+            f"forwards of {name}": partial(bench_forward, name, batch or latents(name), field) for name in presets
+        }
+        found["forwards of U-DiT-S"] = partial(bench_udit, batch or 8, field)
+    if every or what == "sample":
+        found |= {f"guided steps of {name}": partial(bench_step, name, batch or 4, field) for name in presets}
+    if every or what == "train":
+        found |= {f"training steps of {name}": partial(bench_training, (name,), batch or 0, field) for name in presets}
+    return found

@@ -4,17 +4,17 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from dit_lab.checkpoints import load, save
-from dit_lab.checkpoints.meta_dit import to_theirs
+from dit_lab.checkpoints import CheckpointError, load, meta_dit, save, udit
 from dit_lab.commands.bench.contestants import ours
 from dit_lab.commands.bench.report import Line, compete, late, note
-from dit_lab.models import preset
+from dit_lab.models import DiTConfig, preset
 
 CHUNK = 2**24
 UNIT = 1024 if sys.platform == "linux" else 1  # of what is told of memory
@@ -25,7 +25,7 @@ IMPORTS = "from dit_lab import load; load('mnist')"
 
 
 def bench_load(name: str, rounds: int, device: torch.device, about: dict, until: float = math.inf) -> list[Line]:
-    """Three files of a preset with random weights, in a temporary folder: ours in fp32 and fp16, the original's.
+    """Files of a preset with random weights, in a temporary folder: ours in fp32 and fp16, and the original's.
 
     The most memory that each takes while it is loaded is noted in `about`. Nothing begins after `until`.
     """
@@ -45,12 +45,15 @@ def bench_load(name: str, rounds: int, device: torch.device, about: dict, until:
 
 
 def written(name: str, folder: Path) -> dict[str, Path]:
-    """The files, by what they are."""
+    """The files, by what they are; the original's not of a model that it does not have."""
     model = ours(preset(name), torch.device("cpu"))
-    save(folder / "fp32", model)
-    save(folder / "fp16", model, dtype=torch.float16)
-    torch.save(to_theirs(model.state_dict(), model.config), folder / f"{name.replace('/', '-')}-256x256.pt")
-    return {"fp32": folder / "fp32", "fp16": folder / "fp16", "the original's .pt": next(folder.glob("*.pt"))}
+    found = {"fp32": save(folder / "fp32", model), "fp16": save(folder / "fp16", model, dtype=torch.float16)}
+    form = meta_dit if isinstance(model.config, DiTConfig) else udit
+    with suppress(CheckpointError):
+        tensors = form.to_theirs(model.state_dict(), model.config)
+        torch.save(tensors, original := folder / f"{name.replace('/', '-')}-256x256.pt")
+        found["the original's .pt"] = original
+    return found
 
 
 def parts(path: Path) -> list[Path]:

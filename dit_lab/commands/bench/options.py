@@ -10,7 +10,8 @@ from dit_lab.models import check_compiler, pick_device
 
 RACED = ("models", "batch", "rounds", "original", "compile")
 TAKES = {
-    **dict.fromkeys(("forward", "sample", "train", "all"), RACED),
+    **dict.fromkeys(("forward", "sample", "train"), RACED),
+    "all": (*RACED, "clients", "seconds"),
     "gpu": ("models", "rounds", "original", "compile"),
     **dict.fromkeys(("load", "look", "run"), ("models", "rounds")),
     "app": ("models", "clients", "seconds"),

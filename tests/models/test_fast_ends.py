@@ -129,6 +129,20 @@ def test_the_time_that_is_left_is_reckoned_from_a_forward_that_is_clocked_after_
     assert quick.speed.seconds == {"fp32": 2.0, "fp32 compiled": 2.0} and not quick.speed.compiled
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_a_cpus_linears_are_packed_where_it_has_kernels_and_no_compiler_lays_them_out(able, asked, monkeypatch):
+    packed = []
+    monkeypatch.setattr(HERE, "check_compiler", lambda device: None)
+    monkeypatch.setattr(HERE, "packs", lambda dtype: able)
+    monkeypatch.setattr(HERE, "halve", lambda model, dtype, to_pack: packed.append((dtype, to_pack)))
+    fast(random_model(), precision="bf16")
+    assert packed == [(torch.bfloat16, able)]
+    fast(random_model(), precision="bf16", compile=True)
+    assert packed == [(torch.bfloat16, able)] * 2 + [(torch.bfloat16, False)]
+    HERE.half(random_model().to("meta"), torch.float16, packed=True)
+    assert packed.pop() == (torch.float16, False)
+
+
 @torch.no_grad()
 def test_half_precision_that_was_tried_and_left_leaves_no_trace_in_fp32(monkeypatch):
     monkeypatch.setattr(HERE, "halves", lambda device: ["bf16"])

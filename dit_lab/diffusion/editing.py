@@ -38,7 +38,7 @@ def from_picture(
         eta=eta,
         steps=timesteps[len(timesteps) - kept :],
         noise=beginning(pictures, walk.levels(kept - 1), anew, seed, 1 + kept),
-        sampler=sampler if mask is None else keeping(pictures, mask, stepping(sampler, SAMPLERS, samplers_for(full))),
+        sampler=sampler if mask is None else Keeping(pictures, mask, sampler, samplers_for(full)),
     )
     given = dict(process=process, clip_x0=clip_x0, size=sized(model.config, pictures))
     return options | {name: value for name, value in given.items() if value is not None}
@@ -65,18 +65,20 @@ def beginning(pictures, level: tuple[float, float], anew, seed: int, draws: int)
     return noise
 
 
-def keeping(pictures, mask, step):
-    """A sampler that steps as `step` where `mask` says, and keeps the pictures elsewhere, as noisy as that step's end.
+class Keeping:
+    """A sampler that steps as `sampler` where `mask` says and keeps the pictures elsewhere, as noisy as the step's end.
 
     Their noise is the step's own, of which a sampler gives those pixels none.
     """
 
-    def kept(process, now, before, ask, noise, eta):
-        a, s = process.levels(now.i - 1)
-        drawn = step(process, now, before, ask, noise, eta)
-        return torch.where(mask.to(now.x.device), drawn, a * pictures.to(now.x) + s * noise)
+    def __init__(self, pictures, mask, sampler, fitting):
+        self.pictures, self.mask, self.sampler = pictures, mask, sampler
+        self.step = stepping(sampler, SAMPLERS, fitting)
 
-    return kept
+    def __call__(self, process, now, before, ask, noise, eta):
+        a, s = process.levels(now.i - 1)
+        drawn = self.step(process, now, before, ask, noise, eta)
+        return torch.where(self.mask.to(now.x.device), drawn, a * self.pictures.to(now.x) + s * noise)
 
 
 def walked_of(steps: int, strength) -> int:

@@ -183,7 +183,7 @@ def weights(trajectory: Trajectory) -> tuple[list[float], float]:
     A step is x' = A x + B velocity; the weight of a velocity is its own B times the A of all steps after it. A solver
     that asks twice, or looks back, is taken as Euler's, which goes where one prediction points; so is one's own.
     """
-    name = trajectory.options["sampler"]
+    name = trajectory.sampler
     sampler, process = SAMPLERS[name if name in ONE_PREDICTION else "euler"], trajectory.process
     unit = rearrange(torch.eye(3, dtype=torch.float64), "what b -> what b 1 1 1")
     gains, passed = [], 1.0

@@ -141,7 +141,7 @@ class Source:
         if step is None:
             raise TraceError(f"the source of a patch has no step at t = {now:g}; it has {quoted(run.t)}")
         ahead = self.walk and not same(self.walk.run.t[self.walk.step], now)
-        if not (ahead and run.options["sampler"] == "heun"):
+        if not (ahead and run.sampler == "heun"):
             return run.x[step]
         a, s = run.levels(step)
         return a * run.x0[step - 1] + s * run.eps[step - 1]

@@ -9,7 +9,7 @@ from dit_lab.diffusion.checks import OWN, clips, whole_labels
 from dit_lab.inside.run import kept, stacked
 from dit_lab.inside.trace import TraceError
 from dit_lab.inside.trajectory import Trajectory
-from dit_lab.inside.trajectory_file import OPTIONS
+from dit_lab.inside.trajectory_file import OPTIONS, anew_of
 
 
 class Recording:
@@ -22,6 +22,7 @@ class Recording:
         self.options = {name: plain(options.get(name, default)) for name, default in OPTIONS.items()}
         if options.get("noise") is not None:
             self.options["seed"] = None
+        self.anew = anew_of(options.get("sampler"))
         process = process_of(model.config) if options.get("process") is None else options["process"]
         self.options["clip_x0"] = clips(model.config, process, self.options["clip_x0"])  # what it came to
         self.steps = self.keep(steps)
@@ -39,7 +40,7 @@ class Recording:
         walked = stacked(steps_kept, step)
         if isinstance(self.options["steps"], list):
             self.options["steps"] = walked["t"]  # of a diffusion's that are not whole, fp32
-        self.finished = Trajectory(self.config, self.labels, self.options, **walked)
+        self.finished = Trajectory(self.config, self.labels, self.options, anew=self.anew, **walked)
 
     @property
     def trajectory(self) -> Trajectory:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from dit_lab.diffusion import sample
+from dit_lab.diffusion import SAMPLERS, sample
 from dit_lab.diffusion.checks import OWN
 from dit_lab.diffusion.stochastic import FRESH
 from dit_lab.inside.editing import Edit, Walk, check_edits, hung
@@ -38,7 +38,7 @@ def rerunning(
     check_edits(model, edits, run)
     active = active_steps(steps, len(run.t))
     for name, instead in ("sampler", "one of the samplers that have a name"), ("guide", "the usual guidance"):
-        if run.options[name] == OWN:
+        if (run.sampler if name == "sampler" else run.options[name]) == OWN:
             raise TraceError(
                 f"this run's {name} was a function of its maker's and is not kept, so it cannot be run again: record "
                 f"it with {instead}"
@@ -54,7 +54,7 @@ def noise_of(run: Run) -> dict:
     """
     if run.options["seed"] is not None:
         return {}
-    if run.options["sampler"] in FRESH or run.options["eta"]:
+    if run.sampler in FRESH or run.options["eta"]:
         raise TraceError(
             "this run's noise was given, and what its sampler put in at each step is not kept, so it cannot be run "
             "again: record it with a seed, or with a sampler without fresh noise"
@@ -66,13 +66,25 @@ def noise_of(run: Run) -> dict:
 def walked(run: Run, model: nn.Module, edits, active: set[int], noise: dict) -> Generator[int, None, dict]:
     """The walk behind `rerunning`, all arguments checked."""
     walk, steps_kept = Walk(run), []
-    walked = sample(model, run.labels, **run.asked | noise)
+    walked = sample(model, run.labels, **run.asked | noise | ({} if run.anew is None else {"sampler": redrawing(run)}))
     for walk.step in range(len(run.t)):
         with hung(model, edits, walk) if walk.step in active else nullcontext():
             step = next(walked)
         steps_kept.append(kept(step))
         yield walk.step
     return stacked(steps_kept, step)
+
+
+def redrawing(run: Run):
+    """The sampler of a run that drew a part of a picture anew: what it kept is what its next step was given there."""
+    mask, name = run.anew
+    following = [*run.x[1:], run.sample]
+
+    def step(process, now, before, ask, noise, eta):
+        drawn = SAMPLERS[name](process, now, before, ask, noise, eta)
+        return torch.where(mask.to(now.x.device), drawn, following[len(run.t) - 1 - now.i].to(now.x))
+
+    return step
 
 
 def active_steps(steps, count: int) -> set[int]:

@@ -16,7 +16,7 @@ from dit_lab.diffusion.sampling import Guidance
 from dit_lab.diffusion.solvers import shortened
 from dit_lab.inside.geometry import Box
 from dit_lab.inside.trace import Seen, TraceError, place, watch
-from dit_lab.inside.trajectory_file import check_parts, read_parts, write_parts
+from dit_lab.inside.trajectory_file import Anew, check_parts, read_parts, write_parts
 from dit_lab.models import BLOCKS, Config
 from dit_lab.program import quoted
 
@@ -36,9 +36,10 @@ class Run:
     """What a sampling run went through, on the CPU in fp32: `x` (x_t), `x0`, `eps`: s b c h w; `sample`: b c h w.
 
     `t` are the s timesteps, noisiest first (in flow matching not whole); `options` those of `sample`, its `seed` None
-    where the noise was injected. Replays run one sample alone in the model's own dtype; a batch may round differently,
-    by about 1e-7 in fp32. They take any model of the same config: with other weights they show what those weights would
-    have done with the same x_t. Raises TraceError when the parts do not fit each other.
+    where the noise was injected. `anew` is where a part of a picture was drawn anew, None where all of it was. Replays
+    run one sample alone in the model's own dtype; a batch may round differently, by about 1e-7 in fp32. They take any
+    model of the same config: with other weights they show what those weights would have done with the same x_t. Raises
+    TraceError when the parts do not fit each other.
     """
 
     config: Config
@@ -49,6 +50,7 @@ class Run:
     x0: torch.Tensor
     eps: torch.Tensor
     sample: torch.Tensor
+    anew: Anew | None = None
 
     def __post_init__(self):
         try:
@@ -60,6 +62,11 @@ class Run:
     def asked(self) -> dict:
         """The `options` as `sample` takes them, for another run like this one."""
         return self.options | {"guide": guide_of(self.options["guide"])}
+
+    @property
+    def sampler(self) -> str:
+        """The sampler that stepped, where a part of a picture was kept too; `OWN` is one that nobody knows."""
+        return self.options["sampler"] if self.anew is None else self.anew.sampler
 
     @property
     def grid(self) -> tuple[int, int]:

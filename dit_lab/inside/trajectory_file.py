@@ -3,11 +3,12 @@
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from dit_lab.checkpoints import map_tensors
-from dit_lab.diffusion import SAMPLERS, Task, process_of, sample
+from dit_lab.diffusion import SAMPLERS, Keeping, Task, process_of, sample
 from dit_lab.diffusion.checks import ETA, OWN, check, whole_labels
 from dit_lab.diffusion.guides import guide_of
 from dit_lab.diffusion.process import check_steps, whole
@@ -19,6 +20,7 @@ from dit_lab.program import quoted
 MOST_STEPS = 2**20
 FORMAT, VERSION = "dit_lab trajectory", 1
 TENSORS = ("x", "x0", "eps", "sample")
+MASK, STEPPED = "anew", "anew_by"  # only of runs that drew a part of a picture anew: where, and by which sampler
 DESCRIPTION = ("config", "labels", "options", "t")
 # Every option of `sample` that a file can hold; injected noise and a process of one's own are not among them, and of a
 # sampler or a guide that was a function only that it was (`OWN`), but for guides that have words.
@@ -29,11 +31,27 @@ OPTIONS = {
 }
 
 
+class Anew(NamedTuple):
+    """Where a walk drew a picture anew, `mask: h w` or `b 1 h w` in bool, and the name of the sampler that stepped."""
+
+    mask: torch.Tensor
+    sampler: str
+
+
+def anew_of(sampler) -> Anew | None:
+    """Where a sampler draws anew, None where it keeps no picture, or steps as a function of the caller's own."""
+    kept = isinstance(sampler, Keeping) and isinstance(sampler.sampler, str)
+    return Anew(sampler.mask, sampler.sampler) if kept else None
+
+
 def write_parts(path, parts: dict) -> None:
     """Write the fields of a trajectory, atomically. Raises TraceError when the file cannot be written."""
     about = {name: parts[name] for name in DESCRIPTION} | {"config": parts["config"].as_json()}
+    tensors, anew = {name: parts[name] for name in TENSORS}, parts["anew"]
+    if anew is not None:
+        tensors, about = tensors | {MASK: anew.mask}, about | {STEPPED: anew.sampler}
     try:
-        write_tensors(path, {name: parts[name] for name in TENSORS}, {"format": FORMAT, "version": VERSION, **about})
+        write_tensors(path, tensors, {"format": FORMAT, "version": VERSION, **about})
     except OSError as error:
         raise TraceError(str(error)) from error
 
@@ -50,7 +68,9 @@ def read_parts(path) -> dict:
     if missing := [name for name in TENSORS if name not in stored]:
         raise TraceError(f"{path} is not a whole trajectory file: it lacks {', '.join(missing)}")
     tensors = {name: stored[name].clone() for name in TENSORS}
-    return {name: about[name] for name in DESCRIPTION} | {"options": of_today(about["options"])} | tensors
+    anew = Anew(stored[MASK].clone(), about.get(STEPPED)) if MASK in stored else None
+    told = {name: about[name] for name in DESCRIPTION} | {"options": of_today(about["options"])}
+    return told | tensors | {"anew": anew}
 
 
 def described(path, metadata: dict) -> dict:
@@ -109,6 +129,7 @@ def check_parts(trajectory) -> None:
     taken = {name: value for name, value in options.items() if name not in ("steps", "size", "guide")}
     check(config, (*SAMPLERS, OWN), **taken | {"seed": 0 if options["seed"] is None else options["seed"]})
     guide_of(options["guide"])
+    check_anew(trajectory)
     t, listed = trajectory.t, isinstance(options["steps"], list)
     check_steps(steps := len(options["steps"]) if listed else options["steps"], MOST_STEPS)
     labels = whole_labels(trajectory.labels, config.num_classes, config.null_label)
@@ -123,6 +144,17 @@ def check_parts(trajectory) -> None:
         raise ValueError(f"t must be {steps} timesteps, not {quoted(t)}")
     if listed and t != options["steps"]:
         raise ValueError(f"t must be the steps that were asked for, not {quoted(t)}")
+
+
+def check_anew(trajectory) -> None:
+    """Raise ValueError unless a part that was drawn anew is one of the pictures, by a sampler that there is."""
+    if (anew := trajectory.anew) is None:
+        return
+    (b, _, h, w), mask = trajectory.sample.shape, anew.mask
+    if mask.dtype != torch.bool or tuple(mask.shape) not in ((h, w), (1, 1, h, w), (b, 1, h, w)):
+        raise ValueError(f"the mask must be bools of {(h, w)}, not {mask.dtype} of {quoted(tuple(mask.shape))}")
+    if anew.sampler not in list(SAMPLERS) or trajectory.options["sampler"] != OWN:
+        raise ValueError(f"a part was drawn anew by no sampler that there is, {quoted(anew.sampler)}")
 
 
 def timestep(t) -> bool:

@@ -13,6 +13,7 @@ from dit_lab.inside import TraceError, Trajectory, record, watch
 from dit_lab.inside.edits import Cut, Label, Patch, Scale, edited
 from dit_lab.inside.rerun import rerun
 from dit_lab.inside.trace import branches
+from dit_lab.inside.trajectory_file import Anew
 from dit_lab.models import BLOCKS
 
 MODELS = {**{block: random_model(block) for block in BLOCKS}, "u-dit": random_udit()}
@@ -196,6 +197,48 @@ def test_a_run_that_began_with_a_picture_is_walked_again_from_there_and_can_be_e
     assert_same_run(rerun_of(run, model), run)
     edited_run = run.edited(model, Scale(0, "attn", 0))
     assert torch.equal(edited_run.x[0], run.x[0]) and not torch.equal(edited_run.sample, run.sample)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp", "unipc"])
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_a_run_that_drew_a_part_of_a_picture_anew_is_walked_again_and_keeps_the_rest_when_edited(
+    sampler, strength, tmp_path
+):
+    model, pictures = MODELS["adaln_zero"], torch.linspace(-1, 1, 2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
+    mask = torch.zeros(2, 1, 8, 12, dtype=torch.bool)
+    mask[0, :, :4], mask[1, :, 2:] = True, True
+    begun = from_picture(model, pictures, strength=strength, mask=mask, steps=8, sampler=sampler, seed=4)
+    record(model, LABELS, cfg_scale=2.0, **begun).save(tmp_path / "run.safetensors")
+    run = Trajectory.load(tmp_path / "run.safetensors")
+    assert run.options["sampler"] == "own" and torch.equal(run.anew.mask, mask)
+    assert_same_run(rerun_of(run, model), run)
+    edited_run = run.edited(model, Scale(0, "attn", 0))
+    kept = ~mask.expand_as(run.sample)
+    assert torch.equal(edited_run.sample[kept], run.sample[kept]) and torch.equal(run.sample[kept], pictures[kept])
+    assert not torch.equal(edited_run.sample[~kept], run.sample[~kept])
+    assert_same_run(rerun_of(edited_run, model), run)
+
+
+def test_a_part_that_was_drawn_anew_with_fresh_noise_or_by_a_function_cannot_be_walked_again():
+    model, pictures = MODELS["adaln_zero"], torch.zeros(1, 3, 8, 12)
+    mask = torch.arange(96).reshape(8, 12) < 40
+    own = lambda process, now, *rest: now.x
+    for sampler, told in ("ddpm", "at each step is not kept"), (own, "sampler was a function of its maker's"):
+        run = record(model, LABELS, **from_picture(model, pictures, mask=mask, steps=3, sampler=sampler))
+        with pytest.raises(TraceError, match=told):
+            rerun(run, model)
+
+
+def test_a_mask_that_fits_no_picture_or_names_no_sampler_is_refused():
+    model = MODELS["adaln_zero"]
+    mask = torch.arange(96).reshape(8, 12) < 40
+    run = record(model, LABELS, **from_picture(model, torch.zeros(1, 3, 8, 12), mask=mask, steps=3))
+    for told, *wrong in (
+        ("the mask must be bools of .8, 12., not", mask[:4], "ddim"), ("the mask must be", mask.float(), "ddim"),
+        *(("a part was drawn anew by no sampler that there is", mask, name) for name in ("mine", None, [])),
+    ):  # fmt: skip
+        with pytest.raises(TraceError, match=f"this is not a whole trajectory: {told}"):
+            replace(run, anew=Anew(*wrong))
 
 
 def test_what_cannot_be_walked_again_is_refused_with_what_to_do():

@@ -30,6 +30,14 @@ from dit_lab.ui.settings import (
 )
 
 
+def held(weight: torch.Tensor) -> tuple[int, int]:
+    """What tells a tensor's memory from another's, and its bytes; what a kernel laid out itself has no storage."""
+    if weight.layout is not torch.strided:
+        return id(weight), weight.numel() * weight.element_size()
+    storage = weight.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
 class Lent(Opened):
     """A run that asks for its model and codec when they are looked at: to keep it keeps no model in memory."""
 
@@ -62,9 +70,12 @@ class Served:
 
     @property
     def bytes(self) -> int:
-        """Of the weights, those of other precisions among them, and those that are laid out for a CPU's kernels."""
+        """Of the weights, those of other precisions among them, and those that are laid out for a CPU's kernels.
+
+        What twins share counts once.
+        """
         weights = [w for model in self.running.values() for w in (*model.parameters(), *laid_out(model))]
-        return sum(weight.numel() * weight.element_size() for weight in weights)
+        return sum(dict(map(held, weights)).values())
 
     @property
     def precisions(self) -> list[str]:

@@ -17,7 +17,7 @@ from dit_lab.commands.bench.report import Line, compete, machine, note, table
 from dit_lab.commands.bench.sampling import Entry, Field, bench_forward, bench_step, inputs, relative_error
 from dit_lab.commands.bench.timing import peak, race, timing
 from dit_lab.inside import record
-from dit_lab.models import preset
+from dit_lab.models import fast, preset
 
 ALONE = torch.device("cpu")
 DRAWN = "error of a sample of 10 guided steps, bf16 against fp32"
@@ -107,6 +107,26 @@ def test_where_bf16_is_the_slower_one_nobody_runs_in_it_and_the_page_says_so(wha
     assert {line["who"] for line in kept["lines"]} >= {"diffusers, fp32", "dit_lab, fp32"}
     assert not [line for line in kept["lines"] if "bf16" in line["who"] + line["work"]]
     assert DRAWN not in kept["about"]
+
+
+def test_a_forward_of_a_small_trained_model_is_timed_as_a_runs_steps_ask_for_it_with_its_error(tmp_path, monkeypatch):
+    asked, faster = [], {torch.float32: 1e12, torch.bfloat16: 2e12}
+    made = lambda model, *, compile=False, **how: asked.append(compile) or fast(model, **how)
+    monkeypatch.setattr(sampling, "fast", made)
+    monkeypatch.setattr(sampling, "peak", lambda device, dtype: faster[dtype])
+    bench_command("forward", models=("mnist_adaln", "mnist_udit"), rounds=3, compile=True, out=tmp_path)
+    lines = [Line(**line) for line in json.loads((tmp_path / "bench-forward.json").read_text())["lines"]]
+    ours = ["dit_lab, fp32", *(f"dit_lab, fast, {how}" for how in ("fp32, compiled", "bf16, compiled", "bf16"))]
+    found = {
+        work: [line for line in lines if line.work == f"{work} forward, 2"] for work in ("mnist_adaln", "mnist_udit")
+    }
+    assert [line.who for line in found["mnist_adaln"]] == ours
+    assert [line.who for line in found["mnist_udit"]] == [ours[0], "dit_lab, fast, fp32", *ours[1:]]
+    assert len(lines) == 9 and asked == [True, True, False, False, True, True, False]
+    assert all(line.share > 0 and line.error < (1e-5 if "fp32" in line.who else 0.01) for line in lines)
+    assert all(line.error for line in lines if "bf16" in line.who)
+    with pytest.raises(ValueError, match="there is no preset 'mnist'"):
+        bench_command("sample", models=("mnist",))
 
 
 def test_a_contestant_that_fails_says_why_and_the_others_go_on(capsys):

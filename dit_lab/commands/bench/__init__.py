@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from dit_lab.checkpoints import load, zoo
 from dit_lab.commands.bench.gpu import bench_gpu, finished
 from dit_lab.commands.bench.growing import bench_growth
 from dit_lab.commands.bench.loading import bench_load
@@ -16,7 +17,7 @@ from dit_lab.commands.bench.looking import bench_look
 from dit_lab.commands.bench.options import check_contestants, check_options, place_for
 from dit_lab.commands.bench.report import Line, keep, kept, machine
 from dit_lab.commands.bench.running import ALL, bench_run, opened
-from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_udit, latents
+from dit_lab.commands.bench.sampling import Field, bench_forward, bench_step, bench_trained, bench_udit, latents
 from dit_lab.commands.bench.serving import bench_app
 from dit_lab.commands.bench.training import bench_training
 from dit_lab.files import writable
@@ -47,7 +48,8 @@ def bench_command(
             among them, gpu all rows for a GPU, look each look inside a run, app the app with many who use it at once,
             growth how cost grows with tokens, width, depth, batch and steps, all everything but gpu, what takes least
             first and without what fails, which says why: an hour or so on two cores, longer with --compile.
-        models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; load and gpu: DiT-XL/2; look:
+        models: Presets to time, with random weights (default: DiT-S/2 and DiT-B/2; forward takes the zoo's models too,
+            by batches of 2 and ours alone, load and gpu: DiT-XL/2; look:
             DiT-S/2 and the zoo's mnist, there checkpoints may be named too; run: the zoo's mnist, or checkpoints; app:
             checkpoints to serve, else the zoo). Of all they are raced and loaded, and the others have their own.
         batch: Latents a call, of forward, sample, train and all (default: 8 for DiT-S/2 and 4 for others, at a guided
@@ -107,15 +109,20 @@ def bench_command(
 
 def check_models(what: str, models: tuple[str, ...]) -> None:
     """Raise ValueError on a preset that is not there, and on one to be raced that diffusers does not have."""
-    others = [name for name in models if what != "run" and not isinstance(preset(name), DiTConfig)]
+    known = zoo() if what == "forward" else models if what == "run" else ()
+    others = [name for name in models if name not in known and not isinstance(preset(name), DiTConfig)]
     if others and what != "load":
         raise ValueError(f"diffusers has no {', '.join(others)}; name DiTs, U-DiT-S is timed against DiT-S/2 anyway")
 
 
 def raced(what: str, models: tuple[str, ...], batch: int | None, field: Field) -> dict[str, Callable[[], list[Line]]]:
     """What contestants race at, by name."""
-    found, presets, every = {}, models or ("DiT-S/2", "DiT-B/2"), what == "all"
-    if every or what == "forward":
+    found, every, trained = {}, what == "all", [name for name in models if name in zoo()]
+    presets = [name for name in models if name not in trained] if models else ["DiT-S/2", "DiT-B/2"]
+    for name in trained:
+        loaded = load(name, device=field.device)
+        found[f"forwards of {name}"] = partial(bench_trained, name, loaded.model, batch or 2, field)
+    if presets and (every or what == "forward"):
         found |= {
             f"forwards of {name}": partial(bench_forward, name, batch or latents(name), field) for name in presets
         }

@@ -198,6 +198,27 @@ def bench_forward(name: str, batch: int, field: Field) -> list[Line]:
 
 
 @torch.no_grad()
+def bench_trained(name: str, model: nn.Module, batch: int, field: Field) -> list[Line]:
+    """A forward of a trained model as a run's steps ask for it, with its tables made: as it is, fast, and compiled."""
+    work, (x, t, y) = f"{name} forward, {batch}", inputs(model.config, batch, field.device)
+    exact = model(x, t, y)
+    made = {"dit_lab, fp32": lambda: model}
+    if getattr(model.config, "mlp", None) == "reparameterised":
+        made["dit_lab, fast, fp32"] = partial(fast, model, precision="fp32")  # folded; of others that is the model
+    for precision in ("fp32", "bf16") if field.compile else ():
+        made[f"dit_lab, fast, {precision}, compiled"] = partial(fast, model, precision=precision, compile=True)
+    made["dit_lab, fast, bf16"] = partial(fast, model, precision="bf16")
+
+    def check(make):
+        quick = make()
+        call = partial(quick.ahead(t.unique(), y.unique()) if hasattr(quick, "ahead") else quick, x, t, y)
+        return call, relative_error(call(), exact)
+
+    calls, errors = checked(field.taken(made), check, field.until)
+    return field.race(work, calls, flops=2 * batch * count(model.config).macs, errors=errors)
+
+
+@torch.no_grad()
 def bench_step(name: str, pictures: int, field: Field) -> list[Line]:
     """A guided step of a preset, a line a contestant; errors are those of one forward, and a sample's is noted."""
     config, work = preset(name), f"{name} guided step, {pictures}"

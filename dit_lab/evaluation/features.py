@@ -176,6 +176,15 @@ def read_by(model: Classifier, images, among: np.ndarray) -> Reading:
     return reading_in(torch.cat(seen), torch.cat(labels).numpy())
 
 
+def reading(classifier: Classifier, seen: torch.Tensor, test) -> Reading:
+    """What a classifier reads of real pictures held back from it.
+
+    One of an earlier version kept none of that: then of the test pictures, in which it has `seen: n` classes.
+    """
+    kept = reading_of(classifier.about)
+    return reading_in(seen, test.labels_shown) if kept.accuracy is None else kept
+
+
 def judge_for(images, split: str, open_train: Callable, folder: Path) -> tuple[Classifier, str]:
     """The classifier for a data set, and its name: the zoo's, else one kept, or first trained, in `folder`.
 

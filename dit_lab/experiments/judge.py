@@ -13,8 +13,9 @@ from dit_lab.data.pixels import shown
 from dit_lab.data.splits import HALVES, named_splits, whole
 from dit_lab.diffusion import process_of
 from dit_lab.evaluation import Classifier, agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.evaluation.features import reading
 from dit_lab.evaluation.measuring import singular
-from dit_lab.evaluation.reading import Reading, mistrust, reading_in, reading_of
+from dit_lab.evaluation.reading import Reading, mistrust
 from dit_lab.experiments.plan import Plan
 
 MEASURED = "train_to_test_frechet"
@@ -111,15 +112,6 @@ def check_trusted(data: str, classes: int, reading: Reading) -> None:
     """Raise ValueError where a classifier of so many classes that reads so much of real pictures is no judge."""
     if reason := mistrust(reading, classes):
         raise ValueError(f"models of {shown(data)} cannot be judged: {reason}")
-
-
-def reading(classifier: Classifier, seen: torch.Tensor, test) -> Reading:
-    """What a classifier reads of real pictures held back from it.
-
-    One of an earlier version kept none of that: then of the test pictures, in which it has `seen: n` classes.
-    """
-    kept = reading_of(classifier.about)
-    return reading_in(seen, test.labels_shown) if kept.accuracy is None else kept
 
 
 def latents(plan: Plan, size: int | None, split: str, folder: Path) -> Latents:

@@ -15,6 +15,8 @@ from dit_lab.checkpoints import load
 from dit_lab.data import open_data, picture_codec
 from dit_lab.data.pictures import say
 from dit_lab.evaluation import Sampling, agreement, draw, everything, frechet_distance, judge, judge_for
+from dit_lab.evaluation.features import reading
+from dit_lab.evaluation.reading import mistrust
 from dit_lab.evaluation.samples import BATCH
 from dit_lab.files import make_folder, writable, write_json
 from dit_lab.models import COMPILE, PRECISION, check_compiler, fast, pick_device
@@ -39,7 +41,7 @@ def check(
     compile: Literal[tuple(COMPILE)] = "no",
     out: Path | None = None,
 ) -> dict:
-    """Measure a zoo checkpoint and write `figures.json` beside it.
+    """Measure a zoo checkpoint and write `figures.json` beside it: of a judge that does not read, why there are none.
 
     Args:
         name: The zoo's name for it, or any checkpoint that load takes.
@@ -71,6 +73,9 @@ def check(
     classifier, _ = judge_for(test, "test", lambda: train, out)
     seen, test_features = judge(classifier, everything(test))
     figures = {"classifier_test_accuracy": agreement(seen, torch.from_numpy(test.labels))}
+    if blind := mistrust(reading(classifier, seen, test), len(test.names)):
+        left_out = dict.fromkeys(["agreement", *["frechet"] * bool(distance_samples)], blind)
+        return written(out, figures | {"left_out": left_out})
     forwards = steps * sum(math.ceil(count / BATCH) for count in (samples, distance_samples))
     model = fast(
         loaded.model, precision=precision, compile=COMPILE[compile], batch=Sampling(cfg_scale=cfg_scale).passes,
@@ -94,6 +99,11 @@ def check(
             "samples_to_test": frechet_distance(judge(classifier, drawn)[1], test_features),
             "train_to_test": frechet_distance(train_features, test_features),
         }  # fmt: skip
+    return written(out, figures)
+
+
+def written(out: Path, figures: dict) -> dict:
+    """The figures, which are written and printed."""
     make_folder(out)
     write_json(out / FIGURES, figures)
     print(json.dumps(figures, indent=2))

@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -205,6 +206,19 @@ def test_the_check_judges_a_flow_of_colour_pixels_as_it_draws_them(coloured, tmp
     assert "precision" not in found["frechet"]
 
 
+def test_the_check_leaves_out_what_a_judge_says_that_does_not_read_and_draws_nothing_for_it(tmp_path, monkeypatch):
+    module = sys.modules["dit_lab.zoo.check"]
+    blind = Classifier(1, (28, 28), 10).eval()
+    blind.about = {"accuracy": 0.5, "held_back": 20, "chance": 0.2}
+    monkeypatch.setattr(module, "judge_for", lambda *_: (blind, ""))
+    monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("something was drawn"))
+    for samples, names in (0, ["agreement"]), (150, ["agreement", "frechet"]):
+        found = check("mnist", data="digits", samples=10, distance_samples=samples, steps=2, out=tmp_path)
+        assert list(found) == ["classifier_test_accuracy", "left_out"] and list(found["left_out"]) == names
+        assert all("reads only 50% of real" in reason for reason in found["left_out"].values())
+        assert json.loads((tmp_path / "figures.json").read_text()) == found
+
+
 def test_the_check_says_when_its_figures_are_of_half_precision(tmp_path):
     found = check("mnist", data="digits", samples=10, distance_samples=0, steps=2, precision="bf16", out=tmp_path)
     assert found["agreement"]["precision"] == "bf16"
@@ -219,7 +233,8 @@ def test_the_check_has_its_steps_compiled_where_that_is_asked_for_and_says_so(tm
         quick.speed = replace(quick.speed, compiled=compile is True)
         return quick
 
-    seen = dict(judge_for=lambda *_: (None, None), judge=lambda _, x: (torch.zeros(len(x)).long(), torch.eye(3)))
+    able = SimpleNamespace(about={"accuracy": 1.0})
+    seen = dict(judge_for=lambda *_: (able, None), judge=lambda _, x: (torch.zeros(len(x)).long(), torch.eye(3)))
     for name, value in (seen | dict(fast=pretended, BATCH=6)).items():
         monkeypatch.setattr(module, name, value)
     few = dict(data="digits", samples=10, distance_samples=0, steps=2, out=tmp_path)

@@ -12,7 +12,7 @@ from shared import random_model, random_udit
 from torch import nn
 
 from dit_lab.diffusion import generate
-from dit_lab.models import fast
+from dit_lab.models import DiT, fast
 from dit_lab.models.ahead import Ahead, Looked, looking_up
 from dit_lab.models.compiling import Graphed, can_compile, check_compiler, compiled
 from dit_lab.models.conv_mlp import LinearPair
@@ -141,6 +141,18 @@ def test_a_cpus_linears_are_packed_where_it_has_kernels_and_no_compiler_lays_the
     assert packed == [(torch.bfloat16, able)] * 2 + [(torch.bfloat16, False)]
     HERE.half(random_model().to("meta"), torch.float16, packed=True)
     assert packed.pop() == (torch.float16, False)
+
+
+def test_clocked_are_forwards_of_as_many_pictures_of_the_size_that_is_asked_for(monkeypatch):
+    model, seen, forward = random_model(), [], DiT.forward
+    noted = lambda self, x, t, y: seen.append([*x.shape, *t.shape, *y.shape]) or forward(self, x, t, y)
+    monkeypatch.setattr(DiT, "forward", noted)
+    monkeypatch.setattr(HERE, "halves", lambda device: ["bf16"])
+    monkeypatch.setattr(HERE, "in_turns", lambda clock, names, *_: {name: [clock(name)] for name in names})
+    for size, found in (None, (8, 12)), ((16, 4), (16, 4)), (16, (16, 16)):
+        fast(model, batch=5, size=size)
+        assert seen == [[5, 3, *found, 5, 5]] * 2
+        seen.clear()
 
 
 @torch.no_grad()

@@ -88,8 +88,9 @@ def evaluate_command(
             tell=say if crew.is_main_process else len,
         )  # fmt: skip
         if crew.is_main_process:
-            compiling = as_drawn(samples, COMPILE[compile], place if mine else None)
-            model = faster(samples.drawn_in() if precision == "auto" else precision, compiling is True)
+            begun = samples.begun
+            compiling = as_drawn(samples, COMPILE[compile], place if mine else None) if begun else COMPILE[compile]
+            model = faster(samples.drawn_in() if begun and precision == "auto" else precision, compiling is True)
             about = provenance(loaded, vae, codec, model) | told.known
             blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
             shape = tuple(codec.decode(blank).shape[1:])

@@ -117,6 +117,11 @@ class Samples:
         drawn = self.told(CODE)
         return drawn if isinstance(drawn, bool) else None
 
+    @property
+    def begun(self) -> bool:
+        """Whether batches are there: settings alone, of a run that ended before its first one, made nothing."""
+        return any(self.folder.glob("batch-*.npz"))
+
     def told(self, name: str):
         """What the folder's settings say under a name; None where there are none."""
         return self.read().get(name) if (self.folder / SETTINGS).is_file() else None
@@ -141,7 +146,7 @@ class Samples:
         Folders once did not say whether code was compiled: where one does not, that fits. Nor did they know of unusual
         ways, and were walked the usual one.
         """
-        if not any(self.folder.glob("batch-*.npz")):
+        if not self.begun:
             return {}
         kept = self.read()
         there, settings = asdict(Unusual()) | kept, json.loads(json.dumps(settings))

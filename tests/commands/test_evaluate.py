@@ -359,6 +359,15 @@ def test_another_process_compiles_what_the_first_one_wrote_down(drawn, home, cod
     assert sorted(path.name for path in folder.glob("batch-*")) == ["batch-000001.npz", "batch-000003.npz"]
 
 
+def test_settings_of_a_run_that_ended_before_its_first_batch_decide_nothing(home, coding):
+    asked, folder = coding("unbegun", False), home / "unbegun"
+    settings = json.loads((home / "first" / "settings.json").read_text())
+    (folder / "settings.json").write_text(json.dumps(settings | {"precision": "bfloat16", "compiled": True}))
+    shutil.copy(home / KEPT, folder)
+    evaluate_command(str(home / "model"), Sampling(**FEW), DIGITS, out=folder, device="cpu")
+    assert asked[0]["precision"] == "auto" and ways(asked) == [False, "auto"]
+
+
 def test_a_folder_that_does_not_say_whether_code_was_compiled_goes_on_either_way_and_never_says_so(home, coding):
     shutil.copytree(home / "first", home / "older" / "first")
     shutil.copy(home / KEPT, home / "older")

@@ -102,9 +102,6 @@ class Flow(Process):
     def model_time(self, i):
         return 1000 * (i + 1) / self.steps if self.told is None else listed(self.told, i)
 
-    def log_variance(self, v, i, like) -> None:
-        """There is none."""
-
 
 @dataclass(frozen=True)
 class SiT(Flow):

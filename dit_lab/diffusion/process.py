@@ -45,7 +45,11 @@ class Losses(NamedTuple):
 
 
 class Process:
-    """What `Diffusion` and `Flow` share. Methods take `i: b`, steps of this process; -1 is the clean picture."""
+    """What `Diffusion` and `Flow` share. Methods take `i: b`, steps of this process; -1 is the clean picture.
+
+    One's own is a class of this that says what here is not implemented: the first four to be walked, `times` to be
+    trained in, and `bound` where variance is learned.
+    """
 
     prediction: str
     timesteps: np.ndarray  # what the network is told at each step
@@ -61,6 +65,25 @@ class Process:
     def model_time(self, i):
         """What the network is told at step `i: b -> b`."""
         raise NotImplementedError
+
+    def respaced(self, steps: int, first: bool = True) -> "Process":
+        """The same process in so many of its steps, evenly spread, the last, noisiest one among them.
+
+        Without the `first` the walk's last step goes to the clean picture from further out, where the first is so near
+        that solvers in log SNR would take it for a huge step. Raises ValueError on a number that it has not.
+        """
+        raise NotImplementedError
+
+    def times(self, count: int, random: torch.Generator, spread: str = "uniform"):
+        """The steps that a batch is trained at: `-> i: b`. Raises ValueError on a spread that it has not."""
+        raise NotImplementedError
+
+    def log_variance(self, v, i, like):
+        """log sigma^2 of the ancestral step, `b c h w` or `b 1 1 1`, from the variance value `v`; None: there is none.
+
+        `v` is `b c h w`, or None where no variance is learned.
+        """
+        return None
 
     def readable(self) -> "Process":
         """The steps at which x0 can be read from what is predicted; the process itself where that is all of them."""

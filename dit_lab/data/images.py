@@ -211,6 +211,6 @@ def column(dataset, names: Sequence[str], what: str) -> str:
     for name in names:
         if name in dataset.features:
             return name
-    hint = "; to train without classes, give train or encode --no-labelled" if names is LABEL_COLUMNS else ""
+    advice = "to train without classes, give train or encode --no-labelled" if names is LABEL_COLUMNS else ""
     there = ", ".join(map(shown, list(dataset.features)[:NAMED])) or "no columns"
-    raise DataError(f"no column with {what} ({', '.join(names)}) in this data set, which has {there}{hint}")
+    raise DataError(f"no column with {what} ({', '.join(names)}) in this data set, which has {there}", advice)

@@ -23,7 +23,11 @@ KEYS = {
 
 
 class DataError(ValueError):
-    """A data set that cannot be used, with the reason in one sentence."""
+    """A data set that cannot be used, with the `reason` in one sentence, which may end with advice for a training."""
+
+    def __init__(self, reason: str, advice: str = ""):
+        super().__init__(f"{reason}; {advice}" if advice else reason)
+        self.reason = reason
 
 
 @dataclass

@@ -81,9 +81,8 @@ def opened(judging: Judging, split: str) -> Images | Latents:
         unlabelled = open_data(judging.data, labelled=False, **given)  # where it was not for the labels, this fails too
         if judging.features == "inception":
             return unlabelled
-        reason = str(error).partition("; ")[0]  # what follows is for whoever trains
         raise ValueError(
-            f"the small network learns from classes, and {shown(judging.data)} does not say them ({reason}): take "
+            f"the small network learns from classes, and {shown(judging.data)} does not say them ({error.reason}): take "
             "--features inception, or sort the pictures into a folder a class"
         ) from error
 

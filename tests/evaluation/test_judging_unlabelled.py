@@ -50,6 +50,20 @@ def test_the_small_network_asks_for_classes_in_a_sentence_that_is_true_of_evalua
     assert "--no-labelled" not in str(told.value)
 
 
+def test_the_reason_is_told_whole_whatever_stands_in_it_and_without_advice_for_who_trains(monkeypatch, tmp_path):
+    def unsaid(data, *, labelled=True, **how):
+        if labelled:
+            raise DataError("no column with labels in this data set, which has 'a; b'", "train without them")
+
+    monkeypatch.setattr(judging, "open_data", unsaid)
+    with pytest.raises(
+        ValueError, match=r"does not say them \(no column with labels .* which has 'a; b'\): take"
+    ) as told:
+        open_judge(Judging(data="digits"), (1, 4, 4), 0, tmp_path, "cpu")
+    assert "train without them" not in str(told.value)
+    assert str(DataError("why", "advice")) == "why; advice" and str(DataError("why")) == "why"
+
+
 @pytest.mark.parametrize("features", ["small", "inception"])
 def test_data_that_does_not_open_for_another_reason_is_told_by_that_reason(features, flat, tmp_path):
     for asked in Judging(data=str(flat), split="nosuch", features=features), Judging(str(tmp_path / "nosuch")):

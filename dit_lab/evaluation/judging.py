@@ -82,8 +82,8 @@ def opened(judging: Judging, split: str) -> Images | Latents:
         if judging.features == "inception":
             return unlabelled
         raise ValueError(
-            f"the small network learns from classes, and {shown(judging.data)} does not say them ({error.reason}): take "
-            "--features inception, or sort the pictures into a folder a class"
+            f"the small network learns from classes, and {shown(judging.data)} does not say them ({error.reason}): "
+            "take --features inception, or sort the pictures into a folder a class"
         ) from error
 
 

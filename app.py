@@ -24,6 +24,7 @@ def app(
     data: str | None = None,
     training: bool = True,
     device: str = "auto",
+    compile: bool = False,
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
@@ -39,6 +40,8 @@ def app(
         data: The pictures that models learnt from, a hub id or folder, to look for the nearest to a sample.
         training: Let people train small models in the page.
         device: Where models run: cpu, cuda, mps, or auto.
+        compile: Sample by compiled code, made when a model first draws so many pictures of a size: it takes a minute or
+            so, in which nobody is answered. Looks run the model as it is.
         host: Address to listen on; others can reach 0.0.0.0.
         port: Port to listen on (default: the first free one from 7860).
         share: Also open a public link, through Gradio's servers.
@@ -49,14 +52,16 @@ def app(
     check_address(host, port or 0)
     if mcp and not find_spec("mcp"):
         raise ValueError('--mcp needs the package mcp, which is not installed here: pip install "gradio[mcp]"')
-    from dit_lab.models import pick_device
+    from dit_lab.models import check_compiler, pick_device
     from dit_lab.ui.checkpoints import Checkpoints, served
 
     place = pick_device(device)
+    if compile:
+        check_compiler(place)
     if told.known and not (checkpoint or checkpoint_dir):
         raise ValueError(f"name the --checkpoint that {', '.join(told.known)} is said of")
     sources = served(checkpoint, checkpoint_dir) or {name: name for name in [FIRST, *sorted(zoo().keys() - {FIRST})]}
-    checkpoints = Checkpoints(sources, told, vae, place)
+    checkpoints = Checkpoints(sources, told, vae, place, compile)
     checkpoints.get(next(iter(sources)))  # Gradio takes seconds to import: what cannot be loaded is said before
     from dit_lab.ui import open_page
 

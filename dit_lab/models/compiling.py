@@ -14,6 +14,8 @@ from torch import nn
 
 from dit_lab.program import quoted
 
+MOST = 64  # shapes that one process compiles for
+
 
 def check_compiler(device: torch.device) -> None:
     """Raise ValueError where PyTorch would find no C++ compiler at the first step, for want of which a CPU cannot."""
@@ -37,6 +39,8 @@ def compiler() -> str:
 def compiled(view: nn.Module, device: torch.device):
     """`view`, as a function of the same arguments; compiled in place, at the first call and for its shape."""
     warnings.filterwarnings("ignore", ".*code generation for complex operators")  # RoPE's, left to plain code
+    # Of one function's code, which all models of a kind share: beyond it PyTorch would run them as they are, unsaid.
+    torch._dynamo.config.recompile_limit = max(MOST, torch._dynamo.config.recompile_limit)
     if device.type != "cuda":
         view.compile(dynamic=False, options={"freezing": device.type == "cpu"})
         return view

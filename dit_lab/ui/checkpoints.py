@@ -30,8 +30,10 @@ class Checkpoints:
     thread alone.
     """
 
-    def __init__(self, sources: dict[str, str], told: Told, vae: str | None, device: torch.device):
-        self.sources, self.told, self.vae, self.device = sources, told, vae, device
+    def __init__(
+        self, sources: dict[str, str], told: Told, vae: str | None, device: torch.device, compile: bool = False
+    ):
+        self.sources, self.told, self.vae, self.device, self.compile = sources, told, vae, device, compile
         self.kept: OrderedDict[str, Served] = OrderedDict()
         self.alive: WeakValueDictionary[str, Served] = WeakValueDictionary()  # those that a run under way holds, too
 
@@ -64,9 +66,10 @@ class Checkpoints:
         """Load a checkpoint. Raises ValueError, which names it as the page does: where it lies is nobody's business."""
         source = self.sources[name]
         try:
-            return Served(name, load(source, device=self.device, **asdict(self.told)), self.vae, self.device)
+            loaded = load(source, device=self.device, **asdict(self.told))
         except ValueError as error:
             raise ValueError(str(error).replace(source, name)) from None
+        return Served(name, loaded, self.vae, self.device, self.compile)
 
     def make_room(self, keep: int = 0) -> None:
         """Let go of those that were used longest ago, beyond what is kept."""

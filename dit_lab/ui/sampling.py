@@ -7,11 +7,12 @@ from contextlib import suppress
 import torch
 
 from dit_lab.data import Autoencoder, Pixels
-from dit_lab.diffusion import Diffusion, Step, check_finite, how_many, process_of
+from dit_lab.diffusion import Diffusion, Step, check_finite, how_many, process_of, sample
 from dit_lab.inside import Recording, Trajectory
 from dit_lab.panels import Opened
 from dit_lab.panels.packing import atlas
 from dit_lab.panels.trajectory import preview
+from dit_lab.program import quoted
 from dit_lab.ui.checkpoints import Checkpoints
 from dit_lab.ui.scheduler import Halt
 from dit_lab.ui.served import Served
@@ -34,8 +35,9 @@ def sampling(checkpoints: Checkpoints, settings: dict, made: dict[str, Served]) 
     name = settings.get("checkpoint")
     served = checkpoints.get(name, made)
     labels, options, precision = read(served.config, served.precisions, settings)
-    model, total = served.fast(precision), how_many(options["steps"])
     clip = None if isinstance(served.codec, Pixels) else False
+    yield from compiling(served, precision, labels, options | {"clip_x0": clip})
+    model, total = served.fast(precision), how_many(options["steps"])
     walk, halted = Walk(served, Recording(model, labels, **options, clip_x0=clip), total), False
     try:
         yield from walk.news()
@@ -47,13 +49,35 @@ def sampling(checkpoints: Checkpoints, settings: dict, made: dict[str, Served]) 
     served.seconds[precision, len(labels), options.get("size")] = walk.seconds / each
     decoded = {0: torch.cat(walk.decoded)} if len(walk.decoded) == done else None
     opened = checkpoints.opened(name, stopped(walk) if halted else walk.recording.trajectory, made, decoded)
-    ran = precision if precision == "fp32" else model.speed.precision  # of auto, what was chosen
+    speed = getattr(model, "speed", None)  # of auto, what was chosen
+    ran, code = (speed.precision, speed.compiled) if speed else (precision, False)
     opened.options = walk.recording.options
-    opened.made, opened.note = {"precision": ran}, noted(ran, done if halted else None, total)
+    opened.made = {"precision": ran} | ({"compiled": True} if code else {})
+    opened.note = noted(ran, code, done if halted else None, total)
     for at in opened.decoding(0):  # of a VAE, whose pictures take their time
         with suppress(Halt):  # the steps are there; a second stop ends this too
             yield {"step": done, "steps": total, "left": None, "told": f"decoding step {at + 1} of {done}"}
     return opened
+
+
+def compiling(served: Served, precision: str, labels: list[int], options: dict) -> Generator[dict, None, None]:
+    """Have the steps of runs like this one compiled where they are to be and are not yet, by a step that nobody sees.
+
+    Compiled code is of one shape, so it is made for each number of pictures and each size, guided or not. Where it
+    fails it is said, and the model runs as it is.
+    """
+    guided = options.get("cfg_scale", 1.0) != 1
+    shape = precision, len(labels), options.get("size"), guided, guided and options.get("cfg_interval") is not None
+    if not served.compile or shape in served.shapes:
+        return
+    yield {"told": f"compiling the steps of {len(labels)} at once, which takes a minute or so, the first time alone"}
+    try:
+        next(sample(served.fast(precision), labels, **options))
+        served.shapes.add(shape)
+    except (RuntimeError, OSError) as error:  # of the compiler, or of where its code is written
+        served.gives_up()
+        why = quoted(str(error).partition("\n")[0], 120)
+        yield {"told": f"compiling failed, so the steps run as they are ({why})"}
 
 
 class Walk:
@@ -109,9 +133,11 @@ def stopped(walk: Walk) -> Trajectory:
     return Trajectory(recording.config, recording.labels, options, list(t), x, x0, eps, x0[-1].clone())
 
 
-def noted(precision: str, done: int | None, total: int) -> str:
+def noted(precision: str, compiled: bool, done: int | None, total: int) -> str:
     """What is to be said of a run besides its settings, "" where there is nothing."""
     parts = [f"Stopped after step {done} of {total}: its picture is the last prediction."] if done else []
     if precision != "fp32":
         parts.append(f"Sampled in {precision}; looks run each step again in fp32, so they differ by its rounding.")
+    elif compiled:
+        parts.append("Sampled by compiled code; looks run each step again as it is, and differ by rounding.")
     return " ".join(parts)

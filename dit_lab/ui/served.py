@@ -53,12 +53,13 @@ class Lent(Opened):
 class Served:
     """A loaded checkpoint with its codec, opened when a picture is first wanted, and what is measured of it."""
 
-    def __init__(self, name: str, loaded: Loaded, vae: str | None, device: torch.device):
+    def __init__(self, name: str, loaded: Loaded, vae: str | None, device: torch.device, compile: bool = False):
         self.name, self.loaded, self.vae, self.device = name, loaded, vae, device
         self.model, self.config = loaded.model, loaded.config
         self.labels = [str(label) for label in loaded.labels or []]
         self.seconds: dict[tuple, float] = {}  # of a pass, by precision, pictures and size
-        self.running = {"fp32": self.model}
+        self.compile, self.shapes = compile, set()  # of the runs whose steps are compiled already
+        self.running = {} if compile else {"fp32": self.model}
 
     @cached_property
     def codec(self):
@@ -74,7 +75,8 @@ class Served:
 
         What twins share counts once.
         """
-        weights = [w for model in self.running.values() for w in (*model.parameters(), *laid_out(model))]
+        models = self.model, *self.running.values()
+        weights = [w for model in models for w in (*model.parameters(), *laid_out(model))]
         return sum(dict(map(held, weights)).values())
 
     @property
@@ -83,10 +85,14 @@ class Served:
         return ["fp32", *there, *(["auto"] if there else [])]
 
     def fast(self, precision: str):
-        """The model that samples in a precision: itself in fp32, else a twin that is made once."""
+        """The model that samples in a precision: itself in fp32, else, or where it is compiled, a twin made once."""
         if precision not in self.running:
-            self.running[precision] = fast(self.model, precision=precision)
+            self.running[precision] = fast(self.model, precision=precision, compile=self.compile)
         return self.running[precision]
+
+    def gives_up(self) -> None:
+        """Compile nothing from here on, where it failed."""
+        self.compile, self.running = False, {"fp32": self.model}
 
     def about(self) -> dict:
         """What the page says of the checkpoint, and what it can be asked for."""
@@ -108,7 +114,8 @@ class Served:
 
     def runs(self, precision: str) -> str:
         """What runs where, in a precision that was asked for: of auto what came out, once it has run."""
-        return f"{getattr(self.running.get(precision), 'speed', precision)} on {self.device.type}"
+        asked = precision + ", compiled" * self.compile
+        return f"{getattr(self.running.get(precision), 'speed', asked)} on {self.device.type}"
 
     def cost(self, settings: dict) -> dict:
         """What a run with these settings would take: passes, MACs of one, seconds, bytes kept; and what then runs.

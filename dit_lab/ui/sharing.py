@@ -26,10 +26,11 @@ def python(opened: Opened, checkpoints: Checkpoints, place: dict) -> str:
         lines += [f"run = Trajectory.load({file_name(opened)!r})  # Save run writes this file"]
         imports = ["import dit_lab"] * served + ["from dit_lab.inside import Trajectory"]
     else:
-        imports, precision = ["import dit_lab"], getattr(opened, "made", {}).get("precision", "fp32")
-        if precision != "fp32":
+        imports, made = ["import dit_lab"], getattr(opened, "made", {})
+        if (precision := made.get("precision", "fp32")) != "fp32" or made.get("compiled"):
             imports.append("from dit_lab.models import fast")
-            lines.append(f"model = fast(loaded.model, precision={precision!r})")
+            code = ", compile=True" if made.get("compiled") else ""
+            lines.append(f"model = fast(loaded.model, precision={precision!r}{code})")
             model = "model"
         told = {name: value for name, value in options.items() if value is not None and (name, value) != ("eta", 0.0)}
         given = ", ".join(f"{name}={value!r}" for name, value in told.items())

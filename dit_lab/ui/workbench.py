@@ -227,7 +227,8 @@ class Workbench:
             raise ValueError("Nothing was trained yet: press Start.")
         if isinstance(name, str) and name in self.checkpoints.sources:
             raise ValueError(f"There is a checkpoint {quoted(name)} already; give this one another name.")
-        session.made[name] = Served(name, session.trainer.keep(name), None, self.checkpoints.device)
+        kept, each = session.trainer.keep(name), self.checkpoints
+        session.made[name] = Served(name, kept, None, each.device, each.compile)
         made = ({"name": each, "title": each, "group": "Trained here"} for each in session.made)
         return {"name": name, "checkpoints": [*self.checkpoints.names(), *made]}
 

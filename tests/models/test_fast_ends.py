@@ -14,7 +14,7 @@ from torch import nn
 from dit_lab.diffusion import generate
 from dit_lab.models import DiT, fast
 from dit_lab.models.ahead import Ahead, Looked, looking_up
-from dit_lab.models.compiling import Graphed, can_compile, check_compiler, compiled
+from dit_lab.models.compiling import MOST, Graphed, can_compile, check_compiler, compiled
 from dit_lab.models.conv_mlp import LinearPair
 from dit_lab.models.layers import Modulation
 from dit_lab.models.packed import PackedLinear, packs
@@ -236,6 +236,15 @@ def test_compiling_says_nothing_of_complex_numbers_and_other_warnings_are_shown(
         warnings.warn("Torchinductor does not support code generation for complex operators.", stacklevel=1)
         warnings.warn("something else", stacklevel=1)
     assert [str(each.message) for each in shown] == ["something else"]
+
+
+def test_one_process_compiles_for_more_shapes_than_pytorch_would_by_itself(asked, monkeypatch):
+    """Else it would run the ninth as it is, and say nothing: all models of a kind share their forward's code."""
+    limits = torch._dynamo.config
+    for before, after in (8, MOST), (MOST + 1, MOST + 1):
+        with limits.patch(recompile_limit=before):
+            compiled(random_model(), CPU)
+            assert limits.recompile_limit == after
 
 
 @pytest.fixture

@@ -66,6 +66,14 @@ def tiny(folder):
     return save(folder, random_model(in_channels=1), labels=list("abcde"), codec_hint="pixels")
 
 
+def test_steps_are_compiled_where_that_is_asked_for_and_can_be(started, refused, monkeypatch):
+    assert [started(*given, "--device", "cpu")[0].compile for given in ([], ["--no-compile"])] == [False, False]
+    monkeypatch.setattr("dit_lab.models.compiling.shutil.which", lambda name: name)
+    assert started("--compile", "--device", "cpu")[0].compile is True
+    monkeypatch.setattr("dit_lab.models.compiling.shutil.which", lambda name: None)
+    assert "--compile needs a C++ compiler" in refused("--compile", "--device", "cpu")
+
+
 @pytest.mark.parametrize("port", ["0", "-1", "65536", "9" * 400, "x", "1.5", ""])
 def test_a_port_that_cannot_be_is_a_sentence(port, refused):
     assert "port" in refused("--port", port)

@@ -147,6 +147,23 @@ def test_numbers_of_steps_that_are_none_are_refused():
         searched(random_model(), "dpmpp", 1)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "options", "told"),
+    [
+        ("ddpm", {}, "^ddpm puts fresh noise in"),
+        ("sde", {}, "^sde puts fresh noise in"),
+        ("ddim", dict(eta=0.5), "^an eta puts fresh noise in"),
+        *(("ddim", dict(noises=none), "^noises must be a whole number from 1 on, not") for none in (0, -4, 1.5, "8")),
+    ],
+)
+def test_walks_from_other_noise_and_from_none_are_refused_before_anything_is_drawn(sampler, options, told):
+    model, drawn = random_model(), []
+    model.register_forward_hook(lambda *_: drawn.append(1))
+    with pytest.raises(ValueError, match=told):
+        searched(model, sampler, 3, **options)
+    assert not drawn and searched(model, "ddim", 2, noises=1, rounds=0, eta=0)
+
+
 class Own(Process):
     """A process of one's own: a flow that walks even steps alone."""
 

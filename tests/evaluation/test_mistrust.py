@@ -12,6 +12,7 @@ from dit_lab.evaluation import Judging, features, judging, open_judge
 from dit_lab.evaluation.features import Network, Seen
 from dit_lab.evaluation.judging import Reference
 from dit_lab.evaluation.measuring import measure
+from dit_lab.evaluation.reading import Reading, reading_in, reading_of
 
 
 def look(pixels):
@@ -68,6 +69,24 @@ def test_a_network_of_one_class_is_certified_no_accuracy(names, tmp_path, monkey
     network, _ = open_judge(Judging(data="digits"), (3, 4, 4), 0, tmp_path, torch.device("cpu"))
     assert network.about.keys() & {"accuracy", "held_back"} == ({"accuracy", "held_back"} if len(names) > 1 else set())
     assert network.about["network"] == "small"
+
+
+def test_what_is_read_is_the_share_seen_as_they_are_and_chance_that_of_the_largest_class():
+    reading = reading_in(torch.tensor([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 2]))
+    assert reading == (0.8, 5, 0.6) and reading.known == dict(accuracy=0.8, held_back=5, chance=0.6)
+
+
+def test_of_a_network_that_ships_with_what_it_reads_the_test_pictures_of_its_set_were_held_back():
+    splits = {"splits": {"test": {"pictures": 40}}}
+    for about, reading in (
+        ({}, Reading()),
+        (splits, Reading()),
+        (dict(accuracy=0.9), Reading(0.9)),
+        (dict(accuracy=0.9) | splits, Reading(0.9, 40)),
+        (dict(accuracy=0.9, held_back=5, chance=0.2) | splits, Reading(0.9, 5, 0.2)),
+    ):
+        assert reading_of(about) == reading
+    assert Reading(0.9).known == {"accuracy": 0.9} and Reading().known == {}
 
 
 def test_how_many_pictures_an_accuracy_rests_on_is_said_with_it():

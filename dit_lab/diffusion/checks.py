@@ -6,7 +6,8 @@ from numbers import Real
 
 import torch
 
-from dit_lab.diffusion.process import Process, whole
+from dit_lab.diffusion.process import Process
+from dit_lab.diffusion.whole import whole
 from dit_lab.program import quoted
 
 ETA = "ddim"  # the sampler that has an eta

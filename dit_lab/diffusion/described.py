@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dit_lab.diffusion.objectives import objective, process_of
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.program import quoted
 
 MOST = 2**20  # of a side, channels or classes: beyond, it is a slip of the finger

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from dit_lab.diffusion.process import Process, check_steps
+from dit_lab.diffusion.process import Process
+from dit_lab.diffusion.whole import check_steps
 from dit_lab.program import quoted
 
 

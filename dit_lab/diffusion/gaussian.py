@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from einops import rearrange
 
-from dit_lab.diffusion.process import PREDICTIONS, Process, check_steps, flat_mean
+from dit_lab.diffusion.process import PREDICTIONS, Process, flat_mean
+from dit_lab.diffusion.whole import check_steps
 from dit_lab.program import quoted
 
 

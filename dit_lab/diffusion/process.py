@@ -1,12 +1,10 @@
 """From picture to noise, and what a network says about a point between: x_t = a x0 + s eps.
 
 A process is a, the picture's factor, and s, the noise's, at each of its steps: `gaussian.Diffusion` (the paper's) or
-`flow.Flow`. What the network predicts there is a row of `PREDICTIONS`. The network is only a callable here:
-`model(x, t, y) -> out`.
+`flow.Flow`. What the network, a callable `model(x, t, y) -> out`, predicts there is a row of `PREDICTIONS`.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +12,6 @@ import torch
 from einops import rearrange, reduce
 
 from dit_lab.diffusion.weights import min_snr_weight
-from dit_lab.program import quoted
 
 
 class Prediction(NamedTuple):
@@ -47,8 +44,7 @@ class Losses(NamedTuple):
 class Process:
     """What `Diffusion` and `Flow` share. Methods take `i: b`, steps of this process; -1 is the clean picture.
 
-    One's own is a class of this that says what here is not implemented: the first four to be walked, `times` to be
-    trained in, and `bound` where variance is learned.
+    One's own says what is not implemented here: the first four to be walked, `times` to be trained in, and `bound`.
     """
 
     prediction: str
@@ -67,11 +63,7 @@ class Process:
         raise NotImplementedError
 
     def respaced(self, steps: int, first: bool = True) -> "Process":
-        """The same process in so many of its steps, evenly spread, the last, noisiest one among them.
-
-        Without the `first` the walk's last step goes to the clean picture from further out, where the first is so near
-        that solvers in log SNR would take it for a huge step. Raises ValueError on a number that it has not.
-        """
+        """So many of its steps, evenly spread, the noisiest among them, and, where asked for, the `first`."""
         raise NotImplementedError
 
     def times(self, count: int, random: torch.Generator, spread: str = "uniform"):
@@ -79,11 +71,7 @@ class Process:
         raise NotImplementedError
 
     def log_variance(self, v, i, like):
-        """log sigma^2 of the ancestral step, `b c h w` or `b 1 1 1`, from the variance value `v`; None: there is none.
-
-        `v` is `b c h w`, or None where no variance is learned.
-        """
-        return None
+        """log sigma^2 of the ancestral step from `v: b c h w`, or None: `b c h w` or `b 1 1 1`; None: there is none."""
 
     def readable(self) -> "Process":
         """The steps at which x0 can be read from what is predicted; the process itself where that is all of them."""
@@ -135,15 +123,3 @@ def split_output(output, x):
 def flat_mean(x):
     """`b c h w -> b`."""
     return reduce(x, "b c h w -> b", "mean")
-
-
-def whole(value) -> bool:
-    """Whether `value` is a whole number: Python's or numpy's, but not a bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_steps(steps, most: float = float("inf")) -> None:
-    """Raise ValueError unless `steps` is a whole number from 1 to `most`."""
-    if not whole(steps) or not 1 <= steps <= most:
-        range_ = f"from 1 to {most}" if most < float("inf") else "of at least 1"
-        raise ValueError(f"steps must be a whole number {range_}, not {quoted(steps)}")

@@ -11,10 +11,11 @@ import torch
 from dit_lab.diffusion.checks import clips
 from dit_lab.diffusion.gaussian import Diffusion
 from dit_lab.diffusion.objectives import process_of
-from dit_lab.diffusion.process import Process, check_steps, whole
+from dit_lab.diffusion.process import Process
 from dit_lab.diffusion.sampling import generate
 from dit_lab.diffusion.solvers import log_snr, picked
 from dit_lab.diffusion.stochastic import FRESH
+from dit_lab.diffusion.whole import check_steps, whole
 from dit_lab.program import quoted
 
 NOISES, SEED = 64, 10_007  # the noises of the search; its seed is none of those that are judged

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dit_lab.diffusion.process import Process, whole
+from dit_lab.diffusion.process import Process
+from dit_lab.diffusion.whole import whole
 from dit_lab.program import quoted
 
 

@@ -6,7 +6,8 @@ A list is all that a walk, a recorded run and its file know of them: `sample(mod
 import numpy as np
 
 from dit_lab.diffusion.flow import Flow
-from dit_lab.diffusion.process import Process, check_steps
+from dit_lab.diffusion.process import Process
+from dit_lab.diffusion.whole import check_steps
 from dit_lab.program import quoted
 
 RHO = 7.0

@@ -13,7 +13,7 @@ import torch
 from einops import reduce
 from torch import nn
 
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.inside.editing import Edit, check_edits
 from dit_lab.inside.edits import Channels, Label
 from dit_lab.inside.geometry import Box

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dit_lab.diffusion.checks import finite
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.inside.run import Run, numbers
 from dit_lab.inside.trace import LOOKS, TraceError, attends, branches, hook, place
 from dit_lab.program import quoted

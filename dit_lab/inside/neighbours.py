@@ -12,7 +12,7 @@ from einops import rearrange, reduce, repeat
 from tqdm.auto import tqdm
 
 from dit_lab.data import Images, Latents
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.inside.run import LIMIT, amount, check_bytes, numbers
 from dit_lab.inside.trace import TraceError
 from dit_lab.program import quoted

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from einops import einsum, rearrange
 
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.inside.looks import asked_steps, feature_spot, passing
 from dit_lab.inside.run import LIMIT, bytes_of, check_bytes
 from dit_lab.inside.trace import TraceError, place

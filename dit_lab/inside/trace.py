@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.inside.geometry import interleaved
 from dit_lab.models.grid_layers import Layout
 from dit_lab.models.layers import Attend, Modulation, attention_map

@@ -11,7 +11,7 @@ from dit_lab.checkpoints import map_tensors
 from dit_lab.diffusion import SAMPLERS, Keeping, Task, process_of, sample
 from dit_lab.diffusion.checks import ETA, OWN, check, whole_labels
 from dit_lab.diffusion.guides import guide_of
-from dit_lab.diffusion.process import check_steps, whole
+from dit_lab.diffusion.whole import check_steps, whole
 from dit_lab.files import json_object, write_tensors
 from dit_lab.inside.trace import TraceError
 from dit_lab.models import BLOCKS, Config, config_of

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 
 PRECISIONS = ("fp32", "bf16")
 PRECISION = Literal[("auto", *PRECISIONS)]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from dit_lab.checkpoints import CheckpointError, MetaRun, load
 from dit_lab.checkpoints.places import STATE
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.models import Config, config_of
 from dit_lab.training.options import TrainOptions
 from dit_lab.training.state import MOMENTS, TrainState, described

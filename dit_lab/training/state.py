@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dit_lab.checkpoints.reading import listed
-from dit_lab.diffusion.process import whole
+from dit_lab.diffusion.whole import whole
 from dit_lab.files import check_fields, json_object, write_tensors
 from dit_lab.program import quoted
 from dit_lab.training.options import PRECISIONS

@@ -5,7 +5,7 @@ An edit of any place moves the picture. Whether this place matters is what its r
 
 from time import monotonic
 
-from dit_lab.diffusion.process import whole as is_whole
+from dit_lab.diffusion.whole import whole as is_whole
 from dit_lab.inside import Scale, TraceError, controls_of, effect, effects
 from dit_lab.inside.plots import effect_plot
 from dit_lab.inside.walking import relayed

@@ -391,6 +391,47 @@ def ideas():
     yield f"9 passes: {of('unipc 6, interval')}, where DDIM's 50 steps take 100 for {of('ddim 50')}"
 
 
+def told_of_branches():
+    """Distances and seconds of `forecasts.json` by model and way, and the names of what is forecast by its output."""
+    table = result("docs/results/forecasts")
+    frechet = {(row["model"], row["way"]): row["frechet"] for row in table["rows"]}
+    seconds = {(row["model"], row["way"]): row["seconds"] for row in table["times"]}
+    return frechet, seconds, [key for key in frechet if "every" in key[1] and "branches" not in key[1]]
+
+
+@says("docs/results/fewer_steps.md")
+def branches():
+    frechet, seconds, outputs = told_of_branches()
+    longer = [seconds[model, f"{way}, branches"] / seconds[model, way] for model, way in outputs]
+    yield f"{min(longer):.1f} to {max(longer):.1f} times as long as with the output's"
+    nearer = [model for model, way in outputs if frechet[model, f"{way}, branches"] < frechet[model, way]]
+    assert nearer == ["mnist_udit"] * 5 and len(outputs) == 15
+    third = "dpmpp 20, every 3, order 1"
+    both = lambda model: f"{frechet[model, f'{third}, branches']:.1f} against {frechet[model, third]:.1f}"
+    yield f"every third step: {both('mnist')}, {both('cifar10')})"
+    udit = " ".join(both("mnist_udit").split())
+    yield f"({udit}), where 10 plain steps take less time and are at {frechet['mnist_udit', 'dpmpp 10']:.1f}"
+    assert seconds["mnist_udit", "dpmpp 10"] < min(
+        seconds[key] for key in seconds if "udit" in key[0] and "branches" in key[1]
+    )
+    assert frechet["mnist", "dpmpp 8"] == min(value for (model, _), value in frechet.items() if model == "mnist")
+
+
+@says(LOG)
+def branches_in_short():
+    frechet, seconds, _ = told_of_branches()
+    third = "dpmpp 20, every 3, order 1"
+    both = {
+        model: f"{frechet[model, f'{third}, branches']:.1f} against {frechet[model, third]:.1f}"
+        for model in ("mnist", "cifar10", "mnist_udit")
+    }
+    longer = [
+        seconds[model, f"{third}, branches"] / seconds[model, third] for model in ("mnist", "cifar10", "mnist_udit")
+    ]
+    yield f"digits {both['mnist']}, colour {both['cifar10']}, U-DiT {both['mnist_udit']}"
+    yield f"{min(longer):.1f} to {max(longer):.1f} times as long"
+
+
 @says(LOG)
 def missing():
     cpu, gpu = lines_of("bench-amx"), lines_of("bench-h100")

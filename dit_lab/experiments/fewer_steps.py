@@ -72,7 +72,7 @@ def fewer_steps_command(
     make_folder(results.parent)
     for name in models:
         measured(name, table, results, real(name, data, out), asked[name], seeds, where)
-        if load(name).qualities:  # timesteps of its own, which were searched with one guidance
+        if load(name).qualities and not only:  # timesteps of its own, which were searched with one guidance
             table["errors"] = [*table.get("errors", []), *errors(name, table, where)]
             write_json(results, table)
     for name in models if turns else ():

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dit_lab.checkpoints import load
 from dit_lab.commands.bench.report import machine
@@ -67,16 +67,18 @@ def page(table: dict) -> str:
         parts += [f"## {name}\n", f"As many real test pictures are at {floor:.2f}.\n", *rows_of(name, table), ""]
         parts += rows(name, table)
     seeds = {name: sorted({row["seed"] for row in table["rows"] if row["model"] == name}) for name in names}
-    most = max(seeds.values(), key=len)
+    most, named = max(seeds.values(), key=len), lambda word: any(word in row["way"] for row in table["rows"])
+    told, spread = ("seeds", " (mean ± half the range)") if len(most) > 1 else ("seed", "")
     fewer = [f", of {name} {', '.join(map(str, mine))} alone" for name, mine in seeds.items() if mine != most]
     parts.append(
-        f"Guidance {settings['cfg_scale']:g}; {settings['samples']:,} pictures a seed, seeds "
-        f"{', '.join(map(str, most))}{''.join(fewer)} (mean ± half the range); precision {settings['precision']}. The "
+        f"Guidance {settings['cfg_scale']:g}; {settings['samples']:,} pictures a seed, {told} "
+        f"{', '.join(map(str, most))}{''.join(fewer)}{spread}; precision {settings['precision']}. The "
         f"Fréchet distance is that of the project's own classifier to all test pictures but the first {HELD_OUT:,}; so "
         "few samples make it too large, by as much in all rows. A pass is a picture once through the network: guidance "
         "takes two a step. "
-        f"An interval is guidance between timesteps {INTERVAL[0]:g} and {INTERVAL[1]:g} only. Seconds are those of "
-        f"{PICTURES} guided pictures on one core" + (f" ({table['machine']})." if table["times"] else ".")
+        + f"An interval is guidance between timesteps {INTERVAL[0]:g} and {INTERVAL[1]:g} only. " * named("interval")
+        + f"Seconds are those of {PICTURES} guided pictures on one core"
+        + (f" ({table['machine']})." if table["times"] else ".")
     )
     return "\n".join(parts)
 
@@ -116,6 +118,7 @@ def figure(table: dict):
     The time is the wall's where all ways were timed, else passes.
     """
     names = list(dict.fromkeys(row["model"] for row in table["rows"]))
+    samplers = {row["way"].split()[0] for row in table["rows"]}
     columns = min(len(names), 2 if len(names) == 4 else 3)
     drawn, axes = panels(-(-len(names) // columns), columns, 4.0, grid=False)
     for axis in axes.flat[len(names) :]:
@@ -128,16 +131,18 @@ def figure(table: dict):
             mine = {way: runs for way, runs in grouped.items() if way.split()[0] == sampler}
             line = lambda points: zip(*points, strict=True) if points else ([], [])
             plain = sorted(point(runs) for way, runs in mine.items() if "," not in way)
-            axis.plot(*line(plain), "o-", color=colour, label=title, linewidth=1, markersize=3)
+            shown = title if sampler in samplers else None  # by the legend
+            axis.plot(*line(plain), "o-", color=colour, label=shown, linewidth=1, markersize=3)
             for marker, word in {"x": "interval", "+": "every", "*": "searched", "d": "branches"}.items():
                 others = [point(runs) for way, runs in mine.items() if word == kind(way)]
                 axis.plot(*line(others), marker, color=colour, markersize=5)
-        best = min(point(runs)[1] for runs in grouped.values())
+        heights = sorted(point(runs)[1] for runs in grouped.values())
         axis.set(title=f"{name} (real pictures: {table['floors'][name]:.1f})", xscale="log", yscale="log")
         cost = f"seconds of {PICTURES} pictures, one core" if seconds else "passes a picture"
         axis.set(xlabel=f"{cost} (log scale)", ylabel="Fréchet distance (log scale)")
-        axis.set_ylim(0.9 * best, SHOWN * best)  # else Heun's few steps would leave no room to tell the others apart
-        axis.xaxis.set(major_formatter="{x:g}")
+        highest = min(1.1 * heights[-1], SHOWN * heights[0])  # else Heun's few steps would leave the others no room
+        axis.set_ylim(0.9 * heights[0], highest)
+        axis.xaxis.set(major_formatter="{x:g}", minor_locator=LogLocator(subs=(2, 5)), minor_formatter="{x:g}")
         axis.yaxis.set(major_locator=MaxNLocator(8), minor_locator=NullLocator(), major_formatter="{x:g}")
         axis.grid(alpha=0.3)
     drawn.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)

@@ -1,12 +1,14 @@
 """Fewer steps: forecasts are exact where they can be, searched timesteps are never worse, and results go on."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from shared import random_model, random_udit
 
+from dit_lab.checkpoints import load
 from dit_lab.commands.bench.contestants import diffusers_model
 from dit_lab.data import Images
 from dit_lab.diffusion import generate, objective, process_of, samplers_for
@@ -189,7 +191,13 @@ def test_ways_that_are_not_there_are_refused_before_any_work(options, told, comm
 
 
 def test_only_the_ways_that_are_named_are_compared(monkeypatch, tmp_path):
-    assert [row["way"] for row in few(monkeypatch, tmp_path, only=("ddim 3",))["rows"]] == ["ddim 3"]
+    monkeypatch.setattr(fewer_steps, "errors", lambda *_: pytest.fail("none but the ways that were named"))
+    own = {"good": {"sampler": "unipc", "steps": [999, 500]}}
+    monkeypatch.setattr(fewer_steps, "load", lambda *name, **how: replace(load(*name, **how), qualities=own))
+    table = few(monkeypatch, tmp_path, only=("ddim 3",))
+    assert [row["way"] for row in table["rows"]] == ["ddim 3"]
+    page = (tmp_path / "fewer.md").read_text()
+    assert "a seed, seed 1; precision" in page and "An interval" not in page
 
 
 def test_no_turns_leave_the_timing_to_another_run(monkeypatch, tmp_path):

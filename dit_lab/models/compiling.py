@@ -1,6 +1,7 @@
 """Views of a model as compiled code: what a compiler needs of each kind of device.
 
-A CPU's compiler takes all weights as constants and lays them out for its kernels, so it compiles every block by itself.
+A CPU's compiler takes every block by itself. It is asked to take weights as constants, too late for PyTorch 2.13, which
+has read the code by then and has them as inputs (docs/results/bench-log.md, "What is missing still").
 On a GPU one block's code does for all of them, and a CUDA graph launches all kernels of a forward at once.
 """
 

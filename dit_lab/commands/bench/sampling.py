@@ -143,6 +143,11 @@ def asked_ahead(model: nn.Module, x, t, y):
     return model.ahead(t.unique(), y.unique())(x, t, y)
 
 
+def ready(model: nn.Module, x, t, y) -> Callable:
+    """A forward as a run's steps ask for it, what is made ahead of the run made already."""
+    return partial(model.ahead(t.unique(), y.unique()) if hasattr(model, "ahead") else model, x, t, y)
+
+
 def in_tf32(call: Callable) -> Callable:
     """`call` with TF32 products allowed, as the original's scripts do on GPUs."""
 
@@ -211,7 +216,7 @@ def bench_trained(name: str, model: nn.Module, batch: int, field: Field) -> list
 
     def check(make):
         quick = make()
-        call = partial(quick.ahead(t.unique(), y.unique()) if hasattr(quick, "ahead") else quick, x, t, y)
+        call = ready(quick, x, t, y)
         return call, relative_error(call(), exact)
 
     calls, errors = checked(field.taken(made), check, field.until)
@@ -250,13 +255,11 @@ def relative_error(x, reference) -> float:
 def bench_udit(batch: int, field: Field) -> list[Line]:
     """A forward of the folded U-DiT-S beside that of DiT-S/2, which has its MACs; the ratio is of time per MAC."""
     lines = []
-    for precision in field.taken({"fp32": torch.float32, "bf16": torch.bfloat16}):
+    for precision in field.taken(dict.fromkeys(("fp32", "bf16"))):
         calls = {}
         for name in ("DiT-S/2", "U-DiT-S"):
             model = fast(ours(preset(name), field.device), precision=precision, compile=field.compile, batch=batch)
             x, t, y = inputs(model.config, batch, field.device)
-            calls[f"{name}, {precision}"] = partial(
-                model.ahead(t.unique(), y.unique()) if hasattr(model, "ahead") else model, x, t, y
-            )
+            calls[f"{name}, {precision}"] = ready(model, x, t, y)
         lines += field.race(f"U-DiT-S folded forward, {batch}, {precision}", calls)
     return lines

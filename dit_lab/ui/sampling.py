@@ -70,7 +70,8 @@ def compiling(served: Served, precision: str, labels: list[int], options: dict) 
     shape = precision, len(labels), options.get("size"), guided, guided and options.get("cfg_interval") is not None
     if not served.compile or shape in served.shapes:
         return
-    yield {"told": f"compiling the steps of {len(labels)} at once, which takes a minute or so, the first time alone"}
+    pictures = f"{len(labels)} picture{'s' * (len(labels) > 1)}"
+    yield {"told": f"compiling the steps of {pictures}, which takes a minute or so, the first time alone"}
     try:
         next(sample(served.fast(precision), labels, **options))
         served.shapes.add(shape)

@@ -35,7 +35,7 @@ def drawn(page, **changes):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
 def test_the_first_run_of_its_kind_waits_for_the_compiler_and_says_so_and_looks_run_the_model_as_it_is(page):
     run, told, said = drawn(page)
-    assert any(sentence.startswith("compiling the steps of 1 at once, which takes a minute") for sentence in said)
+    assert any(sentence.startswith("compiling the steps of 1 picture, which takes a minute") for sentence in said)
     assert told["note"].startswith("Sampled by compiled code; looks run each step again as it is")
     exact = record(run.model, [1], steps=4, sampler="unipc", cfg_scale=2)
     torch.testing.assert_close(run.trajectory.sample, exact.sample, rtol=1e-4, atol=1e-4)

@@ -1,13 +1,14 @@
 """Views of a model as compiled code: what a compiler needs of each kind of device.
 
-A CPU's compiler takes every block by itself. It is asked to take weights as constants, too late for PyTorch 2.13, which
-has read the code by then and has them as inputs (docs/results/bench-log.md, "What is missing still").
+A CPU's compiler takes every block by itself. Where little is computed it writes the products too, of weights that it
+has as constants; of much the ones of PyTorch's libraries are faster (docs/results/bench-log.md).
 On a GPU one block's code does for all of them, and a CUDA graph launches all kernels of a forward at once.
 """
 
 import shutil
 import sys
 import warnings
+from contextlib import contextmanager, nullcontext
 from os import environ
 
 import torch
@@ -16,6 +17,12 @@ from torch import nn
 from dit_lab.program import quoted
 
 MOST = 64  # shapes that one process compiles for
+# Numbers between two blocks, up to which a library's product takes longer to be called than to be computed.
+FEW = 24 * 2**10
+# Asks for products that are written for weights of these very numbers, and for calls that are not made from Python.
+AS_CONSTANTS = {
+    "freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP", "cpp_wrapper": True,
+}  # fmt: skip
 
 
 def check_compiler(device: torch.device) -> None:
@@ -43,14 +50,67 @@ def compiled(view: nn.Module, device: torch.device):
     # Of one function's code, which all models of a kind share: beyond it PyTorch would run them as they are, unsaid.
     torch._dynamo.config.recompile_limit = max(MOST, torch._dynamo.config.recompile_limit)
     if device.type != "cuda":
-        view.compile(dynamic=False, options={"freezing": device.type == "cpu"})
-        return view
+        view.compile(dynamic=False)
+        return Written(view) if device.type == "cpu" else view
     for module in view.modules():
         if hasattr(module, "mine"):  # which part is a block's own would make its code a block's own
             module.mine = torch.compiler.disable(module.mine)
     for block in view.blocks:
         block.compile(dynamic=False)
     return Graphed(view)
+
+
+class Written:
+    """A function of tensors on a CPU, `x, t` and a tensor or several by name: code that is written at its first call.
+
+    It is written again at a call of other shapes. Where `few` numbers are computed, in fp32, the code has the weights
+    as constants, so that a change of these is not seen by it.
+    """
+
+    def __init__(self, view: nn.Module):
+        self.view, self.shapes = view, []
+
+    def __call__(self, x, t, given):
+        if (shapes := shapes_of(tensors_of(x, t, given))) in self.shapes:
+            return self.view(x, t, given)
+        with weights_as_constants() if few(self.view, x) else nullcontext():
+            answer = self.view(x, t, given)
+        self.shapes.append(shapes)
+        return answer
+
+
+def few(view: nn.Module, x: torch.Tensor) -> bool:
+    """Whether a forward of `x: b c h w` in fp32 computes so little that calling its products is most of their time."""
+    b, _, h, w = x.shape
+    most = max(b * (h // stage.patch) * (w // stage.patch) * stage.dim for stage in view.config.stages)
+    return most <= FEW and all(weight.dtype == torch.float32 for weight in view.parameters())
+
+
+@contextmanager
+def weights_as_constants():
+    """What a CPU's compiler reads meanwhile, without gradients, has its weights as constants.
+
+    It has to be known before the code is read: as an option of `compile` PyTorch 2.13 hears of it too late.
+    """
+    from torch._inductor import config  # a second to import, which only who compiles waits for
+
+    laid_out = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # it would lay the weights out in a way that cannot be kept on disk
+    try:
+        with config.patch(AS_CONSTANTS):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = laid_out
+
+
+def tensors_of(x, t, given) -> list[torch.Tensor]:
+    """All that a view is called with, one after the other."""
+    return [x, t, *(given.values() if isinstance(given, dict) else [given])]
+
+
+def shapes_of(tensors: list[torch.Tensor]) -> list[tuple[torch.Size, torch.dtype]]:
+    """What code is compiled for, of each tensor."""
+    return [(tensor.shape, tensor.dtype) for tensor in tensors]
 
 
 class Graphed:
@@ -63,8 +123,8 @@ class Graphed:
         self.call, self.shapes = call, None
 
     def __call__(self, x, t, given):
-        inputs = [x, t, *(given.values() if isinstance(given, dict) else [given])]
-        if self.shapes != (shapes := [(tensor.shape, tensor.dtype) for tensor in inputs]):
+        inputs = tensors_of(x, t, given)
+        if self.shapes != (shapes := shapes_of(inputs)):
             self.record(inputs, given)
             self.shapes = shapes
         for held, tensor in zip(self.inputs, inputs, strict=True):

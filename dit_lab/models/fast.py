@@ -135,8 +135,8 @@ def tried(
 
 
 def seconds_to_compile(model: nn.Module) -> float:
-    """About how long the first step of compiled code takes: measured, and rounded up (docs/results/bench-log.md)."""
-    return 10 + 3 * len(model.blocks) if device_of(model).type == "cpu" else 60
+    """About how long the first step of compiled code takes: measured on slow cores (docs/results/bench-log.md)."""
+    return 10 + 0.4 * len([*model.modules()]) if device_of(model).type == "cpu" else 60
 
 
 def half(model: nn.Module, dtype: torch.dtype, packed: bool) -> nn.Module:

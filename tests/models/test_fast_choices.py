@@ -157,7 +157,7 @@ def test_left_to_itself_it_compiles_where_the_work_takes_many_times_as_long(cloc
     assert not auto(told, int(HERE.PAYS * cost) - 1).speed.compiled and not told
     quick = auto(told, int(HERE.PAYS * cost) + 1)
     assert str(quick.speed) == "fp32, compiled (a forward of 2: fp32 1e+03 ms, fp32 compiled 500 ms)"
-    assert told == ["191 forwards are to come, some 3 minutes: compiling is tried, in about 19 s"]
+    assert told == ["293 forwards are to come, some 5 minutes: compiling is tried, in about 29 s"]
 
 
 def test_of_few_forwards_not_even_one_is_taken_to_find_out(clocks, monkeypatch):

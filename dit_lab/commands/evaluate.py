@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import which
@@ -18,18 +18,18 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from einops import rearrange
+from torch import nn
 
-from dit_lab.checkpoints import Told, load
+from dit_lab.checkpoints import Loaded, Told, load
 from dit_lab.data import Autoencoder, named_classes, picture_codec
 from dit_lab.data.classes import names_of
 from dit_lab.data.pictures import say
-from dit_lab.diffusion import QUALITIES, how_many, late, process_of, sample
-from dit_lab.evaluation import Judging, Samples, Sampling, adm, measure, open_judge
+from dit_lab.diffusion import QUALITIES, late, process_of, sample
+from dit_lab.evaluation import Judging, Maker, Samples, Sampling, adm, measure, open_judge
 from dit_lab.evaluation.features import KEPT
 from dit_lab.evaluation.samples import OWN, SETTINGS
 from dit_lab.files import add_line, apart, checksum, make_folder, writable
-from dit_lab.models import COMPILE, DTYPES, PRECISION, fast
-from dit_lab.models.compiling import check_compiler
+from dit_lab.models import COMPILE, DTYPES, PRECISION
 from dit_lab.training import device_of, processes
 from dit_lab.training.lock import hold
 
@@ -82,36 +82,22 @@ def evaluate_command(
         sampling = settled(loaded, sampling, quality)
         codec = picture_codec(loaded, vae, place)
         samples = Samples(out, sampling, loaded.config.num_classes)
-        mine = len(samples.share(crew.process_index, crew.num_processes)) * how_many(sampling.steps)
-        faster = lambda name, compiling: fast(
-            loaded.model, precision=name, compile=compiling if mine else False, batch=sampling.passes, forwards=mine,
-            tell=say if crew.is_main_process else len,
-        )  # fmt: skip
+        maker = Maker(loaded, samples, crew, place, precision, COMPILE[compile])
         if crew.is_main_process:
-            begun = samples.begun
-            compiling = as_drawn(samples, COMPILE[compile], place if mine else None) if begun else COMPILE[compile]
-            model = faster(samples.drawn_in() if begun and precision == "auto" else precision, compiling is True)
+            model, compiling = maker.first()
             about = provenance(loaded, vae, codec, model) | told.known
-            blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
-            shape = tuple(codec.decode(blank).shape[1:])
             settings = {**asdict(sampling), **about, "compiled": compiling}
             kept = samples.kept(settings)  # what does not fit is refused before a judge is trained
+            shape = picture_shape(loaded, codec, place)
             network, reference = open_judge(judging, shape, loaded.config.num_classes, out, place)
-            if compiling == "auto":  # tried after all that may be refused
-                seconds = model.speed.seconds
-                model = faster(model.speed.precision, compiling)
-                model.speed = replace(model.speed, seconds=seconds | model.speed.seconds)
+            model = maker.tried(model, compiling)  # after all that may be refused
             # What drew an older folder's batches cannot be known, so it is not said of those that come to them either.
             settings["compiled"] = kept.get("compiled") if kept else model.speed.compiled
             samples.open(settings, versions())
-            called = named_classes(loaded.labels, names_of(checkpoint))
-            begins = late(process_of(loaded.config), sampling.steps)
-            for sentence in filter(None, (loaded.note, called, codec.note, begins)):
-                say(sentence)
-            say(f"sampling in {model.speed}")
+            announce(checkpoint, loaded, codec, sampling, model)
         crew.wait_for_everyone()
-        if not crew.is_main_process:  # which draws as the first one found and wrote down
-            model = faster(samples.drawn_in(), as_drawn(samples, COMPILE[compile], place if mine else None))
+        if not crew.is_main_process:
+            model = maker.others()
         samples.draw(model, codec, crew.process_index, crew.num_processes)
         crew.wait_for_everyone()
         if not crew.is_main_process:
@@ -131,29 +117,27 @@ def evaluate_command(
         return result
 
 
+def picture_shape(loaded: Loaded, codec, place: torch.device) -> tuple[int, ...]:
+    """(channels, rows, columns) of the model's pictures, by the codec."""
+    blank = torch.zeros(1, loaded.config.in_channels, *loaded.config.size, device=place)
+    return tuple(codec.decode(blank).shape[1:])
+
+
+def announce(checkpoint: str, loaded: Loaded, codec, sampling: Sampling, model: nn.Module) -> None:
+    """Say what is to be known of the model, of its classes' names and of its pictures, and in what it samples."""
+    called = named_classes(loaded.labels, names_of(checkpoint))
+    begins = late(process_of(loaded.config), sampling.steps)
+    for sentence in filter(None, (loaded.note, called, codec.note, begins)):
+        say(sentence)
+    say(f"sampling in {model.speed}")
+
+
 def judged(samples: Samples, network, reference, loaded):
     """The figures of all samples against a reference, in a network's eyes."""
     sampling = samples.sampling
     drawn = network.see((rearrange(x, "b h w c -> b c h w") for x, _ in samples), sampling.count, "samples")
     asked = (samples.labels(0, sampling.count), loaded.labels) if loaded.config.num_classes else None
     return measure(network, drawn, asked, reference, sampling.batch_size, sampling.seed)
-
-
-def as_drawn(samples: Samples, asked: bool | str, place: torch.device | None) -> bool | str:
-    """Whether code is compiled: as it is `asked`, and where that is "auto" as it was for the samples that are there.
-
-    Raises ValueError where those were compiled and the device that draws the others, None for none, cannot.
-    """
-    drawn = samples.compiled()
-    if asked != "auto" or drawn is None:
-        return asked
-    if drawn and place:
-        try:
-            check_compiler(place)
-        except ValueError as error:
-            told = f"{samples.folder} has samples that compiled code drew, for which there is no C++ compiler here"
-            raise ValueError(f"{told}: install one, name yours in CXX, or give --out another folder") from error
-    return drawn
 
 
 def check_outputs(out: Path, npz: Path | None, reference: Path | None) -> None:

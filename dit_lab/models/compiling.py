@@ -67,14 +67,14 @@ class Written:
     as constants, so that a change of these is not seen by it.
     """
 
-    def __init__(self, view: nn.Module):
-        self.view, self.shapes = view, []
+    def __init__(self, call: nn.Module):
+        self.call, self.shapes = call, []
 
     def __call__(self, x, t, given):
         if (shapes := shapes_of(tensors_of(x, t, given))) in self.shapes:
-            return self.view(x, t, given)
-        with weights_as_constants() if few(self.view, x) else nullcontext():
-            answer = self.view(x, t, given)
+            return self.call(x, t, given)
+        with weights_as_constants() if few(self.call, x) else nullcontext():
+            answer = self.call(x, t, given)
         self.shapes.append(shapes)
         return answer
 

@@ -23,7 +23,7 @@ from dit_lab.commands.evaluate import RESULTS, evaluate_command, spelt
 from dit_lab.data import Images, open_data
 from dit_lab.data.pictures import Encoded
 from dit_lab.diffusion import QUALITIES, Diffusion, Unusual
-from dit_lab.evaluation import Judging, Network, Sampling, adm, measure, samples, train_classifier
+from dit_lab.evaluation import Judging, Network, Sampling, adm, making, measure, samples, train_classifier
 from dit_lab.evaluation.features import KEPT, Seen, keep, small_network
 from dit_lab.evaluation.judging import Reference, reference_batch
 from dit_lab.evaluation.metrics import frechet_of_moments, moments
@@ -294,7 +294,7 @@ def coding(home, monkeypatch):
 
     def pretend(name, faster):
         (home / name).mkdir()
-        asked, fast = [], evaluate_file.fast
+        asked, fast = [], making.fast
 
         def pretended(model, **how):
             asked.append(how)
@@ -302,7 +302,7 @@ def coding(home, monkeypatch):
             quick.speed = replace(quick.speed, compiled=faster if how["compile"] == "auto" else how["compile"])
             return quick
 
-        monkeypatch.setattr(evaluate_file, "fast", pretended)
+        monkeypatch.setattr(making, "fast", pretended)
         return asked
 
     return pretend

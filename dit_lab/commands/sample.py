@@ -119,13 +119,10 @@ def sample_command(
         compile: Have the steps compiled, which takes a minute or so: auto tries it where the work that is left takes
             ten times as long, and stays with what is faster.
     """
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"out must be the name of a .png file, not {out}")
-    written = [path for path in (out, trace) if path is not None]
-    writable(*written)
+    check_outputs(out, trace)
     walk.check(cfg_scale)
     walk.check_begun(steps)
-    check_apart(written, source, walk.from_picture, walk.mask)
+    check_apart(out, trace, source, walk.from_picture, walk.mask)
     guide = walk.guide
     device = pick_device(device)
     loaded = load(source, weights=weights, device=device, **asdict(told))
@@ -156,17 +153,30 @@ def sample_command(
     check_finite("a picture", sample, pictures)
     if codec.note:
         print(codec.note)
+    write(out, pictures, trace, recording.trajectory)
+
+
+def check_outputs(out: Path, trace: Path | None) -> None:
+    """Raise ValueError or OSError, before any work, where a file cannot be written."""
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"out must be the name of a .png file, not {out}")
+    writable(*filter(None, (out, trace)))
+
+
+def write(out: Path, pictures: torch.Tensor, trace: Path | None, trajectory) -> None:
+    """Write the pictures side by side, and the trajectory where that was asked for, and say so."""
+    written = [*filter(None, (out, trace))]
     for path in written:
         make_folder(path.parent)
     write_grid(out, pictures)
     if trace is not None:
-        recording.trajectory.save(trace)
-    print(f"{', '.join(map(str, written))}: {len(labels)} {'pictures' if len(labels) > 1 else 'picture'}")
+        trajectory.save(trace)
+    print(f"{', '.join(map(str, written))}: {len(pictures)} {'pictures' if len(pictures) > 1 else 'picture'}")
 
 
-def check_apart(written: list[Path], *read: str | Path | None) -> None:
+def check_apart(out: Path, trace: Path | None, *read: str | Path | None) -> None:
     """Raise ValueError where one of the files that are written is one that is read, and would be lost."""
-    for one, other in product(written, filter(None, read)):
+    for one, other in product(filter(None, (out, trace)), [*filter(None, read)]):
         if os.path.isfile(other):  # else it may be a name of the zoo
             apart(one, other)
 

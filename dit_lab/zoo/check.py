@@ -20,6 +20,7 @@ from dit_lab.evaluation.reading import mistrust
 from dit_lab.evaluation.samples import BATCH
 from dit_lab.files import make_folder, writable, write_json
 from dit_lab.models import COMPILE, PRECISION, check_compiler, fast, pick_device
+from dit_lab.models.fast import Speed
 from dit_lab.program import run
 
 FIGURES = "figures.json"
@@ -81,11 +82,7 @@ def check(
         loaded.model, precision=precision, compile=COMPILE[compile], batch=Sampling(cfg_scale=cfg_scale).passes,
         forwards=forwards, tell=say,
     )  # fmt: skip
-    settings = {"sampler": "ddim", "steps": steps}
-    if model.speed.precision != "fp32":
-        settings["precision"] = model.speed.precision
-    if model.speed.compiled:
-        settings["compiled"] = True
+    settings = {"sampler": "ddim", "steps": steps} | unlike_recorded(model.speed)
     decode = lambda latents: codec.decode(latents).cpu()  # the classifier, which is small, stays on the CPU
 
     drawn, labels = draw(model, samples, steps, cfg_scale, decode)
@@ -100,6 +97,12 @@ def check(
             "train_to_test": frechet_distance(train_features, test_features),
         }  # fmt: skip
     return written(out, figures)
+
+
+def unlike_recorded(speed: Speed) -> dict:
+    """What is to be said of how a fast model runs: in which half precision, and that it is compiled."""
+    precision = {"precision": speed.precision} if speed.precision != "fp32" else {}
+    return precision | ({"compiled": True} if speed.compiled else {})
 
 
 def written(out: Path, figures: dict) -> dict:

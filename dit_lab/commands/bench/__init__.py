@@ -68,9 +68,7 @@ def bench_command(
     )  # fmt: skip
     place, rounds = place_for(what, device), rounds or 7
     check_contestants(original, compile, place)
-    if out is not None:
-        names = (what, *PAGED) if what == "all" else (what,)
-        writable(*(out / f"bench-{name}.{kind}" for name in names for kind in ("json", "md")))
+    check_outputs(what, out)
     known = {"machine": machine(place), "rounds": rounds}
     named = () if what == "all" else models
     paged = {
@@ -81,17 +79,14 @@ def bench_command(
     if what in paged:
         return paged[what]()
     check_models(what, models)
-    about, runs = dict(known), {}
-    if what in ("run", "all"):
-        runs = {name: opened(name, place) for name in named or ("mnist",)}
-        about[f"error{' of whole runs' * (what == 'all')}"] = f"of a sample, against {ALL:,} steps of DDIM in fp32"
+    about = dict(known)
+    runs = whole_runs(what, named or ("mnist",), rounds, place, about)
     print(", ".join(f"{name}: {value}" for name, value in known.items()))
     measured = partial(Field.measured, place, rounds, original, compile, about)
     if what == "gpu":
         works = bench_gpu(measured, *models)
     else:
         races = {} if what in ("load", "run") else raced(what, models, batch, measured())
-        runs = {f"runs of {name}": partial(bench_run, name, loaded, rounds, place) for name, loaded in runs.items()}
         files = models or ("DiT-XL/2",) if what in ("load", "all") else ()
         loads = {f"loading {name}": partial(bench_load, name, rounds, place, about) for name in files}
         if what == "all":  # what takes least first
@@ -105,6 +100,22 @@ def bench_command(
         if out is not None:  # after each, so that a run that is killed leaves what it measured
             keep(out, what, about, lines)
     kept(out, what, about, lines)
+
+
+def check_outputs(what: str, out: Path | None) -> None:
+    """Raise OSError or ValueError, before any work, where a page cannot be written."""
+    if out is not None:
+        names = (what, *PAGED) if what == "all" else (what,)
+        writable(*(out / f"bench-{name}.{kind}" for name in names for kind in ("json", "md")))
+
+
+def whole_runs(what: str, names: tuple[str, ...], rounds: int, place, about: dict) -> dict[str, Callable]:
+    """Whole runs of models that are opened here, by name, where they are measured; `about` then says their error."""
+    if what not in ("run", "all"):
+        return {}
+    models = {name: opened(name, place) for name in names}
+    about[f"error{' of whole runs' * (what == 'all')}"] = f"of a sample, against {ALL:,} steps of DDIM in fp32"
+    return {f"runs of {name}": partial(bench_run, name, loaded, rounds, place) for name, loaded in models.items()}
 
 
 def check_models(what: str, models: tuple[str, ...]) -> None:

@@ -194,13 +194,18 @@ def too_few(*sets: torch.Tensor | None) -> str | None:
 def singular(count: int, width: int) -> str | None:
     """Why so many pictures have no covariance of `width` features."""
     why = f"below that the covariance of {width} features is singular"
-    return f"{count} pictures are too few, it takes {width + 1}: {why}" if count <= width else None
+    return f"{not_enough(count)}, it takes {width + 1}: {why}" if count <= width else None
 
 
 def neighbourless(fewest: int) -> str | None:
     """Why so few pictures have no manifold."""
     least = NEIGHBOURS + 1
-    return f"{fewest} pictures are too few, it takes {least}: each needs its neighbours" if fewest < least else None
+    return f"{not_enough(fewest)}, it takes {least}: each needs its neighbours" if fewest < least else None
+
+
+def not_enough(count: int) -> str:
+    """That so many pictures are not enough."""
+    return f"{count} pictures are too few" if count != 1 else "1 picture is too few"
 
 
 def batches(pixels, size: int) -> Iterator[np.ndarray]:

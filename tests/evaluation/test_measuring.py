@@ -42,7 +42,7 @@ def test_a_distance_takes_one_picture_more_than_features_and_a_manifold_its_neig
     assert {"precision", "recall"} <= figures.keys() if fewest > 3 else "precision" not in figures
     assert ("kernel_distance" in figures) == (fewest > 3)
     for name, least in ("frechet", 4), ("spatial_frechet", 3), ("precision and recall", 4):
-        told = f"{fewest} pictures are too few, it takes {least}: "
+        told = f"{fewest} picture{' is' if fewest == 1 else 's are'} too few, it takes {least}: "
         assert left_out[name].startswith(told) if fewest < least else name not in left_out
 
 

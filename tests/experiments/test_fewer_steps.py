@@ -165,7 +165,7 @@ def test_results_that_are_none_and_unknown_models_are_refused(tmp_path):
     [
         (["--samples", 0], "--samples must be at least 1, not 0"),
         (["--samples", -4], "--samples must be at least 1, not -4"),
-        (["--samples", 1], "1 pictures are too few, it takes 129: below that the covariance of 128 features is"),
+        (["--samples", 1], "1 picture is too few, it takes 129: below that the covariance of 128 features is"),
         (["--samples", 128], "128 pictures are too few, it takes 129"),
         (["--batch-size", 0], "--batch-size must be at least 1, not 0"),
         (["--turns", -1], "--turns must be at least 0, not -1"),

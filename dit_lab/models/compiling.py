@@ -9,6 +9,7 @@ import shutil
 import sys
 import warnings
 from contextlib import contextmanager, nullcontext
+from hashlib import sha256
 from os import environ
 
 import torch
@@ -73,7 +74,7 @@ class Written:
     def __call__(self, x, t, given):
         if (shapes := shapes_of(tensors_of(x, t, given))) in self.shapes:
             return self.call(x, t, given)
-        with weights_as_constants() if few(self.call, x) else nullcontext():
+        with weights_as_constants(self.call) if few(self.call, x) else nullcontext():
             answer = self.call(x, t, given)
         self.shapes.append(shapes)
         return answer
@@ -87,20 +88,30 @@ def few(view: nn.Module, x: torch.Tensor) -> bool:
 
 
 @contextmanager
-def weights_as_constants():
-    """What a CPU's compiler reads meanwhile, without gradients, has its weights as constants.
+def weights_as_constants(view: nn.Module):
+    """Where a CPU's compiler reads `view` meanwhile, without gradients, the code has its weights as constants.
 
-    It has to be known before the code is read: as an option of `compile` PyTorch 2.13 hears of it too late.
+    It has to be known before the code is read: as an option of `compile` PyTorch 2.13 hears of it too late. And of
+    constants it notes shapes alone when it keeps code on disk, with these very weights in it: another model of that
+    shape would be given them. So what it keeps is marked with what the weights are.
     """
     from torch._inductor import config  # a second to import, which only who compiles waits for
 
     laid_out = torch.backends.mkldnn.enabled
     torch.backends.mkldnn.enabled = False  # it would lay the weights out in a way that cannot be kept on disk
     try:
-        with config.patch(AS_CONSTANTS):
+        with config.patch(AS_CONSTANTS), torch.compiler.config.patch(cache_key_tag=fingerprint(view)):
             yield
     finally:
         torch.backends.mkldnn.enabled = laid_out
+
+
+def fingerprint(view: nn.Module) -> str:
+    """What tells the numbers that a CPU's model has from any other model's."""
+    found = sha256()
+    for tensor in (*view.parameters(), *view.buffers()):
+        found.update(tensor.detach().contiguous().numpy())
+    return found.hexdigest()
 
 
 def tensors_of(x, t, given) -> list[torch.Tensor]:

@@ -62,7 +62,8 @@ def fast(
     model's bit for bit; but a re-parameterised U-DiT is folded, to weights of its own, which are off by rounding alone.
     In half precision blocks run in 16 bits and the stream between them in 32. `compile` has `sample` ask compiled code,
     of one shape, for which a CPU needs a C++ compiler; the first step waits for it. Calls of the model itself are not
-    compiled, so that it can be watched, edited and replayed. `compile` auto tries it where the `forwards` to come take
+    compiled, so that it can be watched, edited and replayed. On a CPU code for few numbers has the weights in it, as
+    they are at its first step. `compile` auto tries it where the `forwards` to come take
     `PAYS` times as long as compiling, which it tells by `tell` before, and stays with what is faster.
 
     Hooks that hang in `model` do not come along: made while it is edited or watched, the fast one is neither.

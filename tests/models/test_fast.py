@@ -147,6 +147,24 @@ def test_compiled_it_draws_the_same(precision):
         assert error(generate(model, [1], steps=2, cfg_scale=2.0), drawn) > 0.01
 
 
+@needs_compiler
+@torch.no_grad()
+def test_code_that_is_kept_on_disk_is_never_taken_for_another_models_of_the_same_shape():
+    """The weights are in it; PyTorch alone would look at their shapes."""
+    x, t, y = (
+        torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([500]),
+        torch.tensor([1]),
+    )
+    for factor in (1.0, 0.5):
+        model = random_model(depth=1)
+        for weight in model.parameters():
+            weight.mul_(factor)
+        code = fast(model, precision="fp32", compile=True).ahead(t, y)
+        both = t.repeat(2), y.repeat(2)
+        assert error(code(x, *both), model(x, *both)) < ROUNDING
+
+
 def test_without_a_compiler_it_says_so_before_any_work(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="'no-such-compiler' is not here: install one, or name yours in"):

@@ -8,7 +8,7 @@ On a GPU one block's code does for all of them, and a CUDA graph launches all ke
 import shutil
 import sys
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from os import environ
 
@@ -65,7 +65,7 @@ class Written:
     """A function of tensors on a CPU, `x, t` and a tensor or several by name: code that is written at its first call.
 
     It is written again at a call of other shapes. Where `few` numbers are computed, in fp32, the code has the weights
-    as constants, so that a change of these is not seen by it.
+    as constants, so that a change of these is not seen by it; unless the compiler cannot write it so.
     """
 
     def __init__(self, call: nn.Module):
@@ -74,10 +74,11 @@ class Written:
     def __call__(self, x, t, given):
         if (shapes := shapes_of(tensors_of(x, t, given))) in self.shapes:
             return self.call(x, t, given)
-        with weights_as_constants(self.call) if few(self.call, x) else nullcontext():
-            answer = self.call(x, t, given)
         self.shapes.append(shapes)
-        return answer
+        if few(self.call, x):
+            with suppress(RuntimeError), weights_as_constants(self.call):  # as where it has no products for this CPU
+                return self.call(x, t, given)
+        return self.call(x, t, given)
 
 
 def few(view: nn.Module, x: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ from dit_lab.inside import Label, Scale, edited, record, watch
 from dit_lab.models import BLOCKS, DiT, DiTConfig, build, fast, fold
 from dit_lab.models import ahead as ahead_file
 from dit_lab.models.blocks import Block
+from dit_lab.models.compiling import AS_CONSTANTS
 from dit_lab.models.layers import LayerNorm
 
 MODELS = {**{block: random_model(block) for block in BLOCKS}, "u-dit": random_udit()}
@@ -163,6 +164,22 @@ def test_code_that_is_kept_on_disk_is_never_taken_for_another_models_of_the_same
         code = fast(model, precision="fp32", compile=True).ahead(t, y)
         both = t.repeat(2), y.repeat(2)
         assert error(code(x, *both), model(x, *both)) < ROUNDING
+
+
+@needs_compiler
+@torch.no_grad()
+def test_where_the_compiler_has_no_products_for_this_cpu_compiled_code_takes_the_libraries(monkeypatch):
+    monkeypatch.setitem(AS_CONSTANTS, "max_autotune_gemm_backends", "TRITON")  # which a CPU has not
+    x, t, y = (
+        torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([500]),
+        torch.tensor([1]),
+    )
+    model = random_model(depth=1)
+    code = fast(model, precision="fp32", compile=True).ahead(t, y)
+    assert error(code(x, t, y), model(x, t, y)) < ROUNDING
+    monkeypatch.setattr("dit_lab.models.compiling.weights_as_constants", None)  # which is asked for no second time
+    assert error(code(x, t, y), model(x, t, y)) < ROUNDING
 
 
 def test_without_a_compiler_it_says_so_before_any_work(monkeypatch):

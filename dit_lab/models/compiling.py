@@ -5,6 +5,7 @@ has as constants; of much the ones of PyTorch's libraries are faster (docs/resul
 On a GPU one block's code does for all of them, and a CUDA graph launches all kernels of a forward at once.
 """
 
+import logging
 import shutil
 import sys
 import warnings
@@ -48,6 +49,7 @@ def compiler() -> str:
 def compiled(view: nn.Module, device: torch.device):
     """`view`, as a function of the same arguments; compiled in place, at the first call and for its shape."""
     warnings.filterwarnings("ignore", ".*code generation for complex operators")  # RoPE's, left to plain code
+    logging.getLogger("torch._inductor.ir").addFilter(no_shim)  # the same of code that is called from C++
     # Of one function's code, which all models of a kind share: beyond it PyTorch would run them as they are, unsaid.
     torch._dynamo.config.recompile_limit = max(MOST, torch._dynamo.config.recompile_limit)
     if device.type != "cuda":
@@ -59,6 +61,11 @@ def compiled(view: nn.Module, device: torch.device):
     for block in view.blocks:
         block.compile(dynamic=False)
     return Graphed(view)
+
+
+def no_shim(record: logging.LogRecord) -> bool:
+    """Whether a compiler's message is to be seen: not that an operator is left to plain code."""
+    return "missing a c-shim implementation" not in record.getMessage()
 
 
 class Written:

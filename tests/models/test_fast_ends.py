@@ -1,5 +1,6 @@
 """Small promises of a model made fast: which device compiles how, and what a GPU's graph gives back."""
 
+import logging
 import shutil
 import sys
 import warnings
@@ -61,6 +62,14 @@ def test_off_a_gpu_the_whole_is_compiled_for_its_shape(device, asked):
     code = compiled(view, device)
     assert code is view if device == MPS else isinstance(code, Written) and code.call is view
     assert asked == [(view, dict(dynamic=False))]
+
+
+def test_that_rope_is_left_to_plain_code_is_not_told_again_and_again(asked):
+    compiled(looking_up(random_model())[0], CPU)
+    log = logging.getLogger("torch._inductor.ir")
+    says = lambda text: log.filter(log.makeRecord(log.name, logging.WARNING, __file__, 1, text, ("aten.clone",), None))
+    assert not says("%s is missing a c-shim implementation, using proxy executor as fallback")
+    assert says("%s is missing")
 
 
 @pytest.mark.parametrize(

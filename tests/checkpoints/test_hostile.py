@@ -1,4 +1,4 @@
-"""What an attacker sends is refused in a sentence, within two seconds (of a core's own) and 200 MB over its size."""
+"""What an attacker sends is refused in a sentence, within two seconds and 200 MB over the file's size."""
 
 import io
 import json
@@ -23,7 +23,6 @@ from dit_lab.checkpoints.reading import MOST_JSON, MOST_NESTED
 from dit_lab.models import build
 
 MB = 2**20
-SECONDS = 4  # twice what is promised: a core that others share, as while all tests run, does half as much in a second
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def refused(path) -> str:
     seconds, most = time.thread_time() - began, memory("VmHWM") - before
     said, size = str(caught.value), path.stat().st_size if path.is_file() else 0
     assert str(path) in said and said.isprintable() and len(said) <= 300, said
-    assert seconds < SECONDS and (most < 200 * MB + size or not peaks.exists()), (seconds, most / MB)
+    assert seconds < 2 and (most < 200 * MB + size or not peaks.exists()), (seconds, most / MB)
     return said
 
 

@@ -25,8 +25,8 @@ BUILDERS = {
     "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state",
     "torch._utils._rebuild_meta_tensor_no_storage", "torch._utils._rebuild_sparse_tensor",
 }  # fmt: skip
-PUT, GET = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), ("GET", "BINGET", "LONG_BINGET")
-FILL = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+PUT, GET = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "LONG_BINGET"}
+FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
 CALL = ("REDUCE", "NEWOBJ", "NEWOBJ_EX")
 MARK = object()
 
@@ -74,6 +74,8 @@ def take(step, argument, stack: list, memo: dict, made: list) -> None:
 
 def popped(stack: list, kinds: list) -> list:
     """What a step takes from the stack: one for each of `kinds`, or all down to the last mark."""
+    if not kinds:  # most steps take nothing
+        return []
     if pickletools.markobject in kinds:
         parts = []
         while (part := stack.pop()) is not MARK:

@@ -152,30 +152,21 @@ def test_compiled_it_draws_the_same(precision):
 @torch.no_grad()
 def test_code_that_is_kept_on_disk_is_never_taken_for_another_models_of_the_same_shape():
     """The weights are in it; PyTorch alone would look at their shapes."""
-    x, t, y = (
-        torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([500]),
-        torch.tensor([1]),
-    )
     for factor in (1.0, 0.5):
         model = random_model(depth=1)
         for weight in model.parameters():
             weight.mul_(factor)
+        x, t, y = inputs(model, 2)
         code = fast(model, precision="fp32", compile=True).ahead(t, y)
-        both = t.repeat(2), y.repeat(2)
-        assert error(code(x, *both), model(x, *both)) < ROUNDING
+        assert error(code(x, t, y), model(x, t, y)) < ROUNDING
 
 
 @needs_compiler
 @torch.no_grad()
 def test_where_the_compiler_has_no_products_for_this_cpu_compiled_code_takes_the_libraries(monkeypatch):
     monkeypatch.setitem(AS_CONSTANTS, "max_autotune_gemm_backends", "TRITON")  # which a CPU has not
-    x, t, y = (
-        torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([500]),
-        torch.tensor([1]),
-    )
     model = random_model(depth=1)
+    x, t, y = inputs(model, 2)
     code = fast(model, precision="fp32", compile=True).ahead(t, y)
     assert error(code(x, t, y), model(x, t, y)) < ROUNDING
     monkeypatch.setattr("dit_lab.models.compiling.weights_as_constants", None)  # which is asked for no second time
